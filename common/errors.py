@@ -1,0 +1,33 @@
+"""The errors of the mesh, one small tree.
+
+TetrisError
+├── ConfigError      a preset, key or model that cannot be served; ends the start
+├── WireError        a message that is malformed or over a limit; dropped and counted
+├── LinkTimeout      a peer on a bulk link did not answer within its bound
+├── OutOfPages       no KV pages left for this owner
+└── RequestFailed    one request cannot go on; caught in one place per service
+"""
+
+
+class TetrisError(Exception):
+    """Root of all errors that this project raises on purpose."""
+
+
+class ConfigError(TetrisError):
+    """A preset, key, model or environment that this process cannot start with."""
+
+
+class WireError(TetrisError):
+    """A message that is malformed, unknown or over a limit."""
+
+
+class LinkTimeout(TetrisError):
+    """A peer on a bulk link did not send or take bytes within the bound."""
+
+
+class OutOfPages(TetrisError):
+    """The page pool cannot hold what was asked for."""
+
+
+class RequestFailed(TetrisError):
+    """One request cannot be served; the message tells the user why and what to do."""

@@ -1,0 +1,602 @@
+"""Every message of the mesh, once.
+
+Control messages travel through `common.mesh`, link messages through `common.links`. Each is a
+frozen Struct with bounds on every field; raw buffers follow the header as `num_frames` further
+frames. No message relies on another link's message having arrived before it: whatever the
+receiver needs (endpoints, the whole plan, sampling) stands in the message itself.
+"""
+
+from typing import Annotated, ClassVar, Literal
+
+from msgspec import Meta, Struct
+
+PROTOCOL = 1
+"""Version of this file; members that differ are refused when they join."""
+
+Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Endpoint = Annotated[str, Meta(min_length=1, max_length=256)]
+RequestId = Annotated[str, Meta(min_length=1, max_length=128)]
+Text = Annotated[str, Meta(max_length=2048)]
+Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+Number = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Attempt = Annotated[int, Meta(ge=1, le=1_000_000)]
+Size = Annotated[int, Meta(ge=1, le=1024)]
+Seconds = Annotated[float, Meta(ge=0, le=1e9)]
+TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+Logprob = Annotated[float, Meta(ge=-1e9, le=0.001)]
+Role = Literal["gateway", "router", "prefill-worker", "decode-worker", "kv-transfer"]
+Finish = Literal["stop", "length", "error", "abort"]
+
+
+class Part(Struct, frozen=True, forbid_unknown_fields=True):
+    """A value inside a message."""
+
+
+class Message(Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag=True):
+    """A message of its own: a tagged header, then `num_frames` raw frames."""
+
+    num_frames: ClassVar[int] = 0
+
+
+# Values
+
+
+class KvLayout(Part, frozen=True):
+    """What one token's KV looks like; equal on all workers of a mesh."""
+
+    num_layers: Annotated[int, Meta(ge=1, le=1024)]
+    num_kv_heads: Annotated[int, Meta(ge=1, le=1024)]
+    head_dim: Annotated[int, Meta(ge=1, le=4096)]
+    dtype: Literal["float32", "bfloat16", "float16"]
+
+    def bytes_per_token(self) -> int:
+        """Bytes of keys and values of one token over all layers."""
+        width = 4 if self.dtype == "float32" else 2
+        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * width
+
+
+class ModelCard(Part, frozen=True):
+    """The model that a member serves; all members of a mesh agree on it."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=256)]
+    fingerprint: Annotated[str, Meta(min_length=1, max_length=128)]
+    max_model_len: Annotated[int, Meta(ge=1, le=2**31 - 1)]
+
+
+class Peer(Part, frozen=True):
+    """Where a process listens for control messages, and which life of it is meant."""
+
+    name: Name
+    incarnation: Number
+    inbox: Endpoint
+
+
+class Member(Part, frozen=True):
+    """A prefill instance inside a plan."""
+
+    name: Name
+    incarnation: Number
+    inbox: Endpoint
+    ring: Endpoint
+    balance: Endpoint
+
+
+class Target(Part, frozen=True):
+    """The decode instance that takes a request's KV, and the broker that lends its backends."""
+
+    name: Name
+    incarnation: Number
+    inbox: Endpoint
+    link: Endpoint
+    num_backends: Size
+    broker: Endpoint
+
+
+class Chunk(Part, frozen=True):
+    """Consecutive prompt tokens, run by the first `size` members of the plan."""
+
+    history: Count
+    length: Annotated[int, Meta(ge=1, le=2**31 - 1)]
+    size: Size
+
+
+class Sampling(Part, frozen=True):
+    """How tokens are drawn; together with (choice, position, logits) it fixes every token."""
+
+    temperature: Annotated[float, Meta(ge=0, le=100)] = 1.0
+    top_p: Annotated[float, Meta(gt=0, le=1)] = 1.0
+    top_k: Count = 0
+    min_p: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    seed: Number = 0
+    choice: Annotated[int, Meta(ge=0, le=1024)] = 0
+    logprobs: Annotated[int, Meta(ge=-1, le=20)] = -1
+    """Top alternatives reported with each token; -1 reports nothing."""
+
+
+class Ending(Part, frozen=True):
+    """What ends a generation; judged on tokens by the workers, on text by the gateway."""
+
+    max_tokens: Annotated[int, Meta(ge=1, le=2**31 - 1)]
+    """Tokens that may still be emitted, counted from this attempt's first."""
+    min_tokens: Count = 0
+    ignore_eos: bool = False
+    stop_token_ids: Annotated[tuple[TokenId, ...], Meta(max_length=64)] = ()
+
+
+class Alternative(Part, frozen=True):
+    """One entry of a token's top logprobs."""
+
+    id: TokenId
+    logprob: Logprob
+
+
+class Token(Part, frozen=True):
+    """One emitted token; `index` counts from the request's first, across attempts."""
+
+    request: RequestId
+    attempt: Attempt
+    index: Count
+    id: TokenId
+    logprob: Logprob | None = None
+    top: Annotated[tuple[Alternative, ...], Meta(max_length=20)] = ()
+    finish: Finish | None = None
+
+
+class Running(Part, frozen=True):
+    """The chunk that an instance is computing."""
+
+    seq: Number
+    layer: Count
+
+
+class Held(Part, frozen=True):
+    """KV slots that a request holds on a worker."""
+
+    request: RequestId
+    attempt: Attempt
+    slots: Count
+
+
+Holdings = Annotated[tuple[Held, ...], Meta(max_length=4096)]
+
+
+class PrefillFacts(Part, frozen=True, tag_field="type", tag=True):
+    """What a prefill instance knows of itself."""
+
+    received_through: Count
+    finished_through: Count
+    total_slots: Count
+    free_slots: Count
+    running: Running | None = None
+    held: Holdings = ()
+
+
+class DecodeFacts(Part, frozen=True, tag_field="type", tag=True):
+    """What a decode instance knows of itself; `active` counts admitted requests."""
+
+    total_slots: Count
+    free_slots: Count
+    active: Count
+    steps: Number
+    held: Holdings = ()
+
+
+class BrokerFacts(Part, frozen=True, tag_field="type", tag=True):
+    """What a kv-transfer service knows of itself."""
+
+    backends: Count
+    lent: Count
+    waiting: Count
+
+
+class GatewayFacts(Part, frozen=True, tag_field="type", tag=True):
+    """What a gateway knows of itself."""
+
+    streams: Count
+
+
+Facts = PrefillFacts | DecodeFacts | BrokerFacts | GatewayFacts
+
+
+# Membership
+
+
+class Hello(Message, frozen=True):
+    """A process asks to join; repeated until welcomed or refused."""
+
+    role: Role
+    peer: Peer
+    node: Name
+    protocol: Count
+    model: ModelCard
+    layout: KvLayout | None = None
+    ring: Endpoint | None = None
+    balance: Endpoint | None = None
+    link: Endpoint | None = None
+    total_slots: Count = 0
+    num_backends: Count = 0
+
+
+class Welcome(Message, frozen=True):
+    """The router took a member in; `epoch` is this life of the router."""
+
+    epoch: Number
+    incarnation: Number
+    broker: Endpoint | None = None
+
+
+class Refused(Message, frozen=True):
+    """The router cannot take a member in, and why."""
+
+    incarnation: Number
+    reason: Text
+
+
+class Heartbeat(Message, frozen=True):
+    """Facts of a member, every 0.5 s from its event loop."""
+
+    role: Role
+    name: Name
+    incarnation: Number
+    facts: Facts
+
+
+class ClusterState(Message, frozen=True):
+    """What gateways must know of the mesh, in answer to each of their heartbeats."""
+
+    epoch: Number
+    num_prefill: Count
+    num_decode: Count
+    num_brokers: Count
+    waiting: Count
+
+
+# Requests
+
+
+class Submit(Message, frozen=True):
+    """A request, or its next attempt; frame 1 is prompt + emitted ids as int32."""
+
+    num_frames: ClassVar[int] = 1
+
+    request: RequestId
+    attempt: Attempt
+    reply: Peer
+    num_tokens: Annotated[int, Meta(ge=1, le=2**31 - 1)]
+    num_emitted: Count
+    sampling: Sampling
+    ending: Ending
+    forced_plan: Annotated[str, Meta(max_length=256)] | None = None
+
+
+class Accepted(Message, frozen=True):
+    """The router holds the request."""
+
+    request: RequestId
+    attempt: Attempt
+    predicted_ttft: Seconds | None = None
+    """Seconds; None while the request waits in the queue."""
+
+
+class Rejected(Message, frozen=True):
+    """The router will not run the request."""
+
+    request: RequestId
+    attempt: Attempt
+    status: Annotated[int, Meta(ge=400, le=599)]
+    reason: Text
+    retry_after: Seconds | None = None
+
+
+class Cancel(Message, frozen=True):
+    """Nobody waits for this request any more."""
+
+    request: RequestId
+    attempt: Attempt
+
+
+class EndOfRequest(Message, frozen=True):
+    """The request is over; whoever holds anything of it lets go. Idempotent."""
+
+    request: RequestId
+    attempt: Attempt
+    num_tokens: Count
+    reason: Finish
+
+
+class Failed(Message, frozen=True):
+    """A request could not be carried on at one place."""
+
+    request: RequestId
+    attempt: Attempt
+    what: Text
+    why: Text
+    retryable: bool
+
+
+# Prefill
+
+
+class RunChunk(Message, frozen=True):
+    """One chunk of a plan, to each of its members; frame 1 is the chunk's ids as int32.
+
+    One look-ahead id (the next prompt token) follows the chunk's own, except in the last chunk.
+    `seq` orders all chunks of the mesh, `turn` the chunks of this member without gaps.
+    """
+
+    num_frames: ClassVar[int] = 1
+
+    epoch: Number
+    seq: Number
+    turn: Annotated[int, Meta(ge=1, le=2**31 - 1)]
+    request: RequestId
+    attempt: Attempt
+    index: Count
+    chunks: Annotated[tuple[Chunk, ...], Meta(min_length=1, max_length=64)]
+    members: Annotated[tuple[Member, ...], Meta(min_length=1, max_length=1024)]
+    rank: Count
+    target: Target
+    gateway: Peer
+    router: Endpoint
+    num_emitted: Count
+    sampling: Sampling
+    ending: Ending
+    predicted: Seconds
+
+
+class Skip(Message, frozen=True):
+    """A turn that is void."""
+
+    epoch: Number
+    turn: Annotated[int, Meta(ge=1, le=2**31 - 1)]
+
+
+class Ready(Message, frozen=True):
+    """A member has come to this turn and waits for its group."""
+
+    name: Name
+    incarnation: Number
+    seq: Number
+    turn: Count
+
+
+class ChunkDone(Message, frozen=True):
+    """A member has computed a chunk; seconds of each phase."""
+
+    name: Name
+    incarnation: Number
+    seq: Number
+    turn: Count
+    request: RequestId
+    attempt: Attempt
+    index: Count
+    compute: Seconds
+    wait: Seconds
+    balance: Seconds
+    send: Seconds
+    """Seconds in which KV had to be sent after the chunk's compute ended, 0 while under way."""
+    sent_bytes: Number
+    """KV bytes of this chunk that decode had acknowledged when compute ended."""
+    total_bytes: Number
+
+
+class Released(Message, frozen=True):
+    """A prefill instance holds no KV of the request any more."""
+
+    name: Name
+    incarnation: Number
+    request: RequestId
+    attempt: Attempt
+
+
+# KV hand-over
+
+
+class Handshake(Message, frozen=True):
+    """A member asks for a backend to send one chunk's KV; repeated until granted."""
+
+    request: RequestId
+    attempt: Attempt
+    chunk: Count
+    rank: Count
+    sender: Peer
+    target: Target
+    num_transfers: Annotated[int, Meta(ge=1, le=65536)]
+    """Transfers of the whole request: the sum of all chunks' sizes."""
+    num_senders: Size
+    """Size of the largest group, the most backends that the request can use."""
+
+
+class Grant(Message, frozen=True):
+    """The right to send one chunk's KV through one backend."""
+
+    request: RequestId
+    attempt: Attempt
+    chunk: Count
+    rank: Count
+    backend: Count
+    generation: Number
+
+
+class Release(Message, frozen=True):
+    """Decode holds one transfer's KV in its pages; the backend is free for the next sender."""
+
+    request: RequestId
+    attempt: Attempt
+    chunk: Count
+    rank: Count
+    target: Name
+    incarnation: Number
+
+
+# Decode
+
+
+class FirstToken(Message, frozen=True):
+    """Token 0, straight from the owner of the last prompt token."""
+
+    token: Token
+    decode: Peer
+
+
+class TokenBatch(Message, frozen=True):
+    """One decode step's tokens for one gateway."""
+
+    name: Name
+    tokens: Annotated[tuple[Token, ...], Meta(min_length=1, max_length=4096)]
+
+
+class Admitted(Message, frozen=True):
+    """A decode instance holds all KV of the request and decodes it."""
+
+    name: Name
+    incarnation: Number
+    request: RequestId
+    attempt: Attempt
+    slots: Count
+
+
+class DecodeStats(Message, frozen=True):
+    """Slot statistics, sent whenever a request leaves the batch."""
+
+    name: Name
+    incarnation: Number
+    facts: DecodeFacts
+
+
+ControlMessage = (
+    Hello
+    | Welcome
+    | Refused
+    | Heartbeat
+    | ClusterState
+    | Submit
+    | Accepted
+    | Rejected
+    | Cancel
+    | EndOfRequest
+    | Failed
+    | RunChunk
+    | Skip
+    | Ready
+    | ChunkDone
+    | Released
+    | Handshake
+    | Grant
+    | Release
+    | FirstToken
+    | TokenBatch
+    | Admitted
+    | DecodeStats
+)
+
+
+# Links
+
+Interval = tuple[Count, Count]
+"""Prompt positions [start, stop)."""
+Intervals = Annotated[tuple[Interval, ...], Meta(max_length=4096)]
+
+
+class RingReady(Message, frozen=True):
+    """A member stands at the start of a chunk's ring."""
+
+    request: RequestId
+    attempt: Attempt
+    chunk: Count
+    rank: Count
+    incarnation: Number
+
+
+class RingBlock(Message, frozen=True):
+    """KV on its way round the ring; frames: keys, values of [history | shard A | shard B]."""
+
+    num_frames: ClassVar[int] = 2
+
+    request: RequestId
+    attempt: Attempt
+    chunk: Count
+    layer: Count
+    step: Count
+    origin: Count
+    """Rank whose KV this is."""
+    num_history: Count
+    incarnation: Number
+
+
+class BalanceBlock(Message, frozen=True):
+    """History that an old member gives a new one; frames: keys, values of one layer."""
+
+    num_frames: ClassVar[int] = 2
+
+    request: RequestId
+    attempt: Attempt
+    chunk: Count
+    layer: Count
+    origin: Count
+    num_tokens: Count
+    incarnation: Number
+
+
+class DecodeJob(Part, frozen=True):
+    """All that decode needs beside KV to carry a request on."""
+
+    gateway: Peer
+    router: Endpoint
+    first: Token
+    sampling: Sampling
+    ending: Ending
+
+
+class KvLayer(Message, frozen=True):
+    """One layer of one chunk from one member; frames: keys, values, tokens as in `intervals`."""
+
+    num_frames: ClassVar[int] = 2
+
+    request: RequestId
+    attempt: Attempt
+    chunk: Count
+    rank: Count
+    layer: Count
+    backend: Count
+    generation: Number
+    intervals: Intervals
+    prompt_length: Count
+    reserve: Count
+    """Slots to reserve when this is the request's first KV: prompt + tokens to come."""
+    reply: Endpoint
+    incarnation: Number
+
+
+class KvCommit(Message, frozen=True):
+    """All layers of one transfer have been sent; the last token's owner adds the job."""
+
+    request: RequestId
+    attempt: Attempt
+    chunk: Count
+    rank: Count
+    backend: Count
+    generation: Number
+    num_transfers: Annotated[int, Meta(ge=1, le=65536)]
+    num_layers: Count
+    num_tokens: Count
+    prompt_length: Count
+    reserve: Count
+    broker: Endpoint
+    reply: Endpoint
+    incarnation: Number
+    job: DecodeJob | None = None
+
+
+class KvAck(Message, frozen=True):
+    """Decode has copied a layer into its pages; `layer` = num_layers acknowledges the commit."""
+
+    request: RequestId
+    attempt: Attempt
+    chunk: Count
+    rank: Count
+    layer: Count
+    generation: Number
+
+
+LinkMessage = RingReady | RingBlock | BalanceBlock | KvLayer | KvCommit | KvAck

@@ -1,0 +1,48 @@
+"""The KV of one worker: two plain tensors of slots, addressed by spans.
+
+Which slots belong to whom is the business of `common.pages`; here they are only read and
+written. One allocation for the life of the process.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from common.messages import KvLayout
+from common.pages import PAGE, Span
+
+
+class KvCache:
+    """Keys and values of all layers: `keys[layer]` is [slots, G, D]."""
+
+    def __init__(self, layout: KvLayout, num_pages: int, device: str = "cpu") -> None:
+        self.layout = layout
+        shape = (layout.num_layers, num_pages * PAGE, layout.num_kv_heads, layout.head_dim)
+        dtype = getattr(torch, layout.dtype)
+        self.keys = torch.zeros(shape, dtype=dtype, device=device)
+        self.values = torch.zeros(shape, dtype=dtype, device=device)
+
+    def write(self, layer: int, spans: Sequence[Span], keys: Tensor, values: Tensor) -> None:
+        """Store keys and values [T, G, D] of T tokens in the slots of `spans`, in order."""
+        passed = 0
+        for start, stop in spans:
+            length = stop - start
+            self.keys[layer, start:stop] = keys[passed : passed + length]
+            self.values[layer, start:stop] = values[passed : passed + length]
+            passed += length
+        assert passed == keys.shape[0]
+
+    def views(self, layer: int, spans: Sequence[Span]) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values of each span, [stop - start, G, D], without a copy."""
+        return [
+            (self.keys[layer, start:stop], self.values[layer, start:stop]) for start, stop in spans
+        ]
+
+    def read(self, layer: int, spans: Sequence[Span]) -> tuple[Tensor, Tensor]:
+        """Keys and values [T, G, D] of all spans in order, as fresh contiguous tensors."""
+        parts = self.views(layer, spans)
+        if not parts:
+            empty = self.keys[layer, :0]
+            return empty.clone(), empty.clone()
+        return torch.cat([k for k, _ in parts]), torch.cat([v for _, v in parts])
