@@ -3,54 +3,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import OutOfPages, RequestFailed
-from common.messages import (
-    Chunk,
-    Ending,
-    Held,
-    Member,
-    Peer,
-    RunChunk,
-    Sampling,
-    Target,
-)
+from common.messages import Held
 from common.pages import PAGE, PagePool, num_slots
 from common.sharding import history, shards
 from services.prefill_worker.holdings import Holdings
-
-PEER = Peer("p", 1, "tcp://127.0.0.1:1")
-TARGET = Target("d", 1, "tcp://127.0.0.1:1", "tcp://127.0.0.1:1", 1, "tcp://127.0.0.1:1")
-
-
-def run_chunk(chunks, index, rank, request="r", attempt=1) -> RunChunk:
-    size = max(chunk.size for chunk in chunks)
-    members = tuple(Member(f"m{i}", i + 1, "a", "b", "c") for i in range(size))
-    return RunChunk(
-        epoch=1,
-        seq=index + 1,
-        turn=index + 1,
-        request=request,
-        attempt=attempt,
-        index=index,
-        chunks=tuple(chunks),
-        members=members,
-        rank=rank,
-        target=TARGET,
-        gateway=PEER,
-        router="tcp://127.0.0.1:1",
-        num_emitted=0,
-        sampling=Sampling(),
-        ending=Ending(1),
-        predicted=0.0,
-    )
-
-
-def plan(*parts):
-    chunks, passed = [], 0
-    for length, size in parts:
-        chunks.append(Chunk(passed, length, size))
-        passed += length
-    return chunks
-
+from tests.services.prefill_worker.plans import plan, run_chunk
 
 def slots(spans):
     return [slot for span in spans for slot in range(*span)]
@@ -60,7 +17,7 @@ def positions(intervals):
     return [position for interval in intervals for position in range(*interval)]
 
 
-class Token:
+class World:
     """Which prompt position every slot of every member holds, as the engine would write it."""
 
     def __init__(self, size, num_pages=64):
@@ -93,7 +50,7 @@ class Token:
 @settings(deadline=None)
 def test_slots_hold_the_positions_that_the_plan_says(parts):
     chunks = plan(*parts)
-    world = Token(4)
+    world = World(4)
     for index in range(len(chunks)):
         world.run(chunks, index)
     for rank, holdings in enumerate(world.holdings):
