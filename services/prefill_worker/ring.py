@@ -35,6 +35,11 @@ class Ring:
             for rank, held in enumerate(history(run.chunks, run.index))
         ]
 
+    @property
+    def size(self) -> int:
+        """Members of the group."""
+        return len(self._members)
+
     def gather(self, timeout: float) -> None:
         """Wait until all members stand at the start of this chunk.
 
@@ -66,7 +71,7 @@ class Ring:
         Raises:
             LinkTimeout: a block did not come or was not taken in time.
         """
-        size, rank = len(self._members), self._run.rank
+        size, rank = self.size, self._run.rank
         if size > 1:
             self._send(layer, 0, rank, own)
         attention = ZigzagAttention(q, scale, own, self._extents[rank])
@@ -90,7 +95,7 @@ class Ring:
             num_history=self._extents[origin].history,
             incarnation=self._members[origin].incarnation,
         )
-        following = self._members[(run.rank + 1) % len(self._members)]
+        following = self._members[(run.rank + 1) % self.size]
         self._mailbox.link.send(following.ring, message, pack(block.keys), pack(block.values))
 
     def _receive(self, layer: int, step: int, origin: int) -> Block:

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -106,4 +108,4 @@ def test_take_is_a_slice_of_the_slots(of, start, stop):
 def test_join_keeps_slots_and_order_and_leaves_no_neighbours(of):
     joined = join(of)
     assert slots(joined) == slots(of)
-    assert all(a.stop != b.start for a, b in zip(joined, joined[1:], strict=False))
+    assert all(a.stop != b.start for a, b in pairwise(joined))

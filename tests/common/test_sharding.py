@@ -1,3 +1,5 @@
+from itertools import chain
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -35,7 +37,7 @@ def held_after(chunks, index):
 def test_shards_cut_every_chunk_into_parts_that_differ_by_less_than_two_tokens(chunks):
     for chunk in chunks:
         own = [positions(shards(chunk, rank)) for rank in range(chunk.size)]
-        assert sorted(sum(own, [])) == list(range(chunk.history, chunk.history + chunk.length))
+        assert sorted(chain(*own)) == list(range(chunk.history, chunk.history + chunk.length))
         assert all(abs(len(part) - chunk.length / chunk.size) < 2 for part in own)
 
 
@@ -62,7 +64,7 @@ def test_history_holds_every_earlier_token_exactly_once(chunks):
     for index, chunk in enumerate(chunks):
         held = history(chunks, index)
         assert len(held) == chunk.size
-        assert sorted(sum(map(positions, held), [])) == list(range(chunk.history))
+        assert sorted(chain(*map(positions, held))) == list(range(chunk.history))
 
 
 @given(plans())

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -56,7 +58,7 @@ def parts(q, k, v, cuts):
     edges = [0, *cuts, k.shape[1]]
     return [
         partial_attention(q, k[:, a:b], v[:, a:b], causal=False, scale=SCALE)
-        for a, b in zip(edges, edges[1:], strict=False)
+        for a, b in pairwise(edges)
     ]
 
 
