@@ -1,7 +1,7 @@
 """Attention over a part of the keys, with its log-sum-exp, and the merge of such parts.
 
 Shapes: q [H, T, D], k and v [G, S, D] (any strides, last dimension dense), out [H, T, D] and
-lse [H, T], both float32. H is a multiple of G.
+lse [H, T], both float32. H is a multiple of G; neither T nor S is 0.
 """
 
 from typing import NamedTuple
@@ -34,11 +34,18 @@ def partial_attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: f
 
 
 def merge(a: Partial, b: Partial) -> Partial:
-    """Attention over the keys of both parts.
+    """Attention over the keys of both parts, in fresh tensors."""
+    merged = Partial(a.out.clone(), a.lse.clone())
+    merge_into(merged, b)
+    return merged
+
+
+def merge_into(total: Partial, part: Partial) -> None:
+    """Add the keys of `part` to `total`, in place.
 
     With m = log(e^lse_a + e^lse_b) the output is out_a * e^(lse_a - m) + out_b * e^(lse_b - m).
+    The two weights sum to 1, and the second is the logistic function of lse_b - lse_a.
     """
-    lse = torch.logaddexp(a.lse, b.lse)
-    weight_a = torch.exp(a.lse - lse)[..., None]
-    weight_b = torch.exp(b.lse - lse)[..., None]
-    return Partial(a.out * weight_a + b.out * weight_b, lse)
+    weight = torch.sigmoid(part.lse - total.lse)[..., None]
+    total.out.lerp_(part.out, weight)
+    torch.logaddexp(total.lse, part.lse, out=total.lse)

@@ -1,0 +1,139 @@
+"""The copy thread of a decode instance: takes KV off the link and copies it into pages.
+
+Every frame may come twice, late or broken: copying is idempotent, a transfer is committed once,
+frames of an older loan of a backend are dropped, and so is whatever does not fit its own header.
+The link is made with the object and from then on belongs to the thread that calls `run`.
+"""
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from common.errors import LinkTimeout, WireError
+from common.links.zmq import ZmqLink
+from common.messages import Endpoint, KvAck, KvCommit, KvLayer
+from common.pages import Span, num_slots, take
+from common.recent import Recent
+from common.sharding import num_tokens
+from common.tensor.kv_cache import KvCache, unpack
+
+MAX_COMMITTED = 65536
+"""Transfers that are remembered as committed."""
+MAX_BACKENDS = 1024
+IDLE = 0.1
+"""Seconds of one wait: how fast a stop is seen."""
+
+
+class Transfer(NamedTuple):
+    """One chunk's KV of one member."""
+
+    request: str
+    attempt: int
+    chunk: int
+    rank: int
+
+
+class KvReceiver:
+    """Receives all KV of one decode instance.
+
+    Args:
+        cache: where layers are written to.
+        bind: address of the link.
+        open: the slots of the request that a layer belongs to, in the order of its prompt,
+            reserved with its first KV; None when the request is over. Called in the copy thread.
+        commit: called in the copy thread once for every transfer whose layers have all come.
+    """
+
+    def __init__(
+        self,
+        cache: KvCache,
+        bind: str,
+        open: Callable[[KvLayer], Sequence[Span] | None],
+        commit: Callable[[KvCommit], None],
+    ) -> None:
+        self.dropped: Counter[str] = Counter()
+        """Messages that were not acknowledged, by reason."""
+        self._cache = cache
+        self._open = open
+        self._commit = commit
+        self._generations: dict[int, int] = {}
+        self._committed: Recent[Transfer] = Recent(MAX_COMMITTED)
+        self._link = ZmqLink(bind)
+        self.endpoint: Endpoint = self._link.endpoint
+
+    def run(self, stop: threading.Event) -> None:
+        """Receive until told to stop, then close the link."""
+        try:
+            while not stop.is_set():
+                received = self._link.receive(IDLE)
+                if received is not None:
+                    self._receive(*received)
+        finally:
+            self._link.close()
+
+    def _receive(self, message: object, frames: Sequence[memoryview]) -> None:
+        try:
+            match message:
+                case KvLayer():
+                    self._check_layer(message)
+                    self._take_layer(message, frames)
+                    self._acknowledge(message, message.layer)
+                case KvCommit():
+                    self._take_commit(message)
+                    self._acknowledge(message, self._cache.layout.num_layers)
+                case _:
+                    self.dropped["type"] += 1
+        except WireError as error:
+            self.dropped[error.reason] += 1
+
+    def _check_layer(self, message: KvLayer) -> None:
+        """Raise `WireError` unless header and cache fit together."""
+        inside = all(start <= stop <= message.prompt_length for start, stop in message.intervals)
+        if not inside or message.layer >= self._cache.layout.num_layers:
+            raise WireError("field", "layer or intervals out of bounds")
+
+    def _take_layer(self, message: KvLayer, frames: Sequence[memoryview]) -> None:
+        count = num_tokens(message.intervals)
+        keys, values = (unpack(frame, self._cache.layout, count) for frame in frames)
+        self._fence(message)
+        spans = self._open(message)
+        if spans is None:
+            return
+        if num_slots(spans) < message.prompt_length:
+            raise WireError("size", "the prompt is longer than its slots")
+        slots = [span for interval in message.intervals for span in take(spans, *interval)]
+        self._cache.write(message.layer, slots, keys, values)
+
+    def _take_commit(self, message: KvCommit) -> None:
+        transfer = Transfer(message.request, message.attempt, message.chunk, message.rank)
+        # A repeated commit may come when its backend is already lent to the next transfer.
+        if transfer in self._committed:
+            return
+        self._fence(message)
+        self._committed.add(transfer)
+        self._commit(message)
+
+    def _fence(self, message: KvLayer | KvCommit) -> None:
+        """Raise `WireError` for frames of an older loan than this backend has seen."""
+        if message.backend >= MAX_BACKENDS:
+            raise WireError("field", f"backend {message.backend}")
+        if message.generation < self._generations.get(message.backend, 0):
+            raise WireError("stale", f"generation {message.generation}")
+        self._generations[message.backend] = message.generation
+
+    def _acknowledge(self, message: KvLayer | KvCommit, layer: int) -> None:
+        ack = KvAck(
+            request=message.request,
+            attempt=message.attempt,
+            chunk=message.chunk,
+            rank=message.rank,
+            layer=layer,
+            generation=message.generation,
+        )
+        try:
+            is_sent = self._link.try_send(message.reply, ack)
+        except LinkTimeout:
+            is_sent = False
+        if not is_sent:  # the sender repeats itself, and is then answered
+            self.dropped["ack"] += 1

@@ -1,0 +1,106 @@
+"""Balanced ring attention of one chunk: KV goes round, every member attends its own queries.
+
+Every member sends a block to the next rank before it computes with it, and receives one from the
+rank before, until it has seen the blocks of all.
+
+Source:
+    Specification, section 4.
+"""
+
+import time
+
+from torch import Tensor
+
+from common.messages import KvLayout, Member, RingBlock, RingReady, RunChunk
+from common.sharding import history, num_tokens, shards
+from common.tensor.kv_cache import pack, unpack
+from services.prefill_worker.mailbox import Key, Mailbox
+from services.prefill_worker.zigzag import Block, Extent, ZigzagAttention
+
+
+class Ring:
+    """One chunk's ring, seen from one of its members; a group of one needs no mailbox."""
+
+    def __init__(
+        self, mailbox: Mailbox, run: RunChunk, layout: KvLayout, step_timeout: float
+    ) -> None:
+        chunk = run.chunks[run.index]
+        self._mailbox = mailbox
+        self._run = run
+        self._layout = layout
+        self._members: tuple[Member, ...] = run.members[: chunk.size]
+        self._step_timeout = step_timeout
+        self._extents = [
+            Extent(num_tokens(held), *(num_tokens([shard]) for shard in shards(chunk, rank)))
+            for rank, held in enumerate(history(run.chunks, run.index))
+        ]
+
+    @property
+    def size(self) -> int:
+        """Members of the group."""
+        return len(self._members)
+
+    def gather(self, timeout: float) -> None:
+        """Wait until all members stand at the start of this chunk.
+
+        Raises:
+            LinkTimeout: one did not come in time.
+        """
+        run, deadline = self._run, time.perf_counter() + timeout
+        me = self._members[run.rank].incarnation
+        ready = RingReady(run.request, run.attempt, run.index, run.rank, me)
+        others = [(rank, m) for rank, m in enumerate(self._members) if rank != run.rank]
+        for _, member in others:
+            self._mailbox.link.send(member.ring, ready)
+        for rank, member in others:
+            key = Key(RingReady, run.request, run.attempt, run.index, rank, member.incarnation)
+            self._mailbox.take(key, max(0.0, deadline - time.perf_counter()))
+
+    def attend(self, layer: int, q: Tensor, own: Block, scale: float) -> Tensor:
+        """Attention of the own queries over the whole group's KV.
+
+        Args:
+            layer: which layer's blocks to exchange.
+            q: [H, T, D] of [A | B].
+            own: this member's block.
+            scale: factor of the scores.
+
+        Returns:
+            [T, H, D] float32.
+
+        Raises:
+            LinkTimeout: a block did not come or was not taken in time.
+        """
+        size, rank = self.size, self._run.rank
+        if size > 1:
+            self._send(layer, 0, rank, own)
+        attention = ZigzagAttention(q, scale, own, self._extents[rank])
+        for step in range(1, size):
+            origin = (rank - step) % size
+            block = self._receive(layer, step - 1, origin)
+            if step < size - 1:
+                self._send(layer, step, origin, block)
+            attention.see(block, self._extents[origin], lower=origin < rank)
+        return attention.out()
+
+    def _send(self, layer: int, step: int, origin: int, block: Block) -> None:
+        run = self._run
+        message = RingBlock(
+            request=run.request,
+            attempt=run.attempt,
+            chunk=run.index,
+            layer=layer,
+            step=step,
+            origin=origin,
+            num_history=self._extents[origin].history,
+            incarnation=self._members[origin].incarnation,
+        )
+        following = self._members[(run.rank + 1) % self.size]
+        self._mailbox.link.send(following.ring, message, pack(block.keys), pack(block.values))
+
+    def _receive(self, layer: int, step: int, origin: int) -> Block:
+        run, count = self._run, sum(self._extents[origin])
+        incarnation = self._members[origin].incarnation
+        key = Key(RingBlock, run.request, run.attempt, run.index, origin, incarnation, layer, step)
+        keys, values = self._mailbox.take(key, self._step_timeout)
+        return Block(unpack(keys, self._layout, count), unpack(values, self._layout, count))
