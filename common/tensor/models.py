@@ -62,7 +62,7 @@ def load(path: str, dtype: Dtype) -> Model:
         ConfigError: the model cannot be loaded, or not be served exactly; naming the reason.
     """
     read_config(path)
-    disable_progress_bar()
+    disable_progress_bar()  # type: ignore[no-untyped-call]
     config = _read_config(path)
     check_config(config)
     causal = _read_weights(path, dtype)
@@ -109,7 +109,6 @@ def _read_weights(path: str, dtype: Dtype) -> PreTrainedModel:
     # transformers fills absent weights with random numbers and only warns
     if absent := sorted(report["missing_keys"]) or sorted(report["mismatched_keys"]):
         raise ConfigError(f"{path} lacks weights of the model: {absent[0]} and perhaps more")
-    causal.eval()
     return causal
 
 

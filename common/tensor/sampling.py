@@ -1,0 +1,106 @@
+"""Which token comes next: a pure function of (seed, choice, absolute position, logits).
+
+The one random number of a position is a hash, not the state of a generator: another attempt,
+another worker or another batch draws the same token from the same logits. The number is looked
+up in the cumulated probabilities in the order of token ids, so that noise in the logits moves a
+boundary a little but never reorders the tokens.
+"""
+
+import hashlib
+import struct
+from collections.abc import Collection
+
+import torch
+from torch import Tensor
+
+from common.errors import RequestFailed
+from common.generation import Sampled
+from common.messages import Alternative, Sampling
+
+LOWEST = -1e9
+"""Log-probability reported for what is impossible."""
+
+
+def sample(
+    logits: Tensor, sampling: Sampling, position: int, forbidden: Collection[int] = ()
+) -> Sampled:
+    """Draw the token at `position` of the whole sequence.
+
+    Args:
+        logits: [vocab] float32; not changed.
+        sampling: how to draw.
+        position: absolute, of the token that is drawn.
+        forbidden: ids that must not be drawn.
+
+    Raises:
+        RequestFailed: the logits are not numbers.
+    """
+    allowed = logits
+    if forbidden:
+        allowed = logits.index_fill(0, torch.tensor(sorted(forbidden)), -torch.inf)
+    highest, best = allowed.max(0)
+    if not torch.isfinite(highest):
+        raise RequestFailed(f"the model's logits at position {position} are not finite")
+    if sampling.temperature == 0:
+        chosen = int(best)
+    else:
+        weights = _filtered(
+            (allowed.double() - highest).div_(sampling.temperature).exp_(), sampling
+        )
+        chosen = _invert(weights, uniform(sampling.seed, sampling.choice, position))
+    if sampling.logprobs < 0:
+        return Sampled(chosen)
+    return _with_logprobs(logits, chosen, sampling.logprobs)
+
+
+def uniform(seed: int, choice: int, position: int) -> float:
+    """A number in [0, 1) with 53 random bits that depends on its three arguments alone."""
+    digest = hashlib.blake2b(struct.pack("<QQQ", seed, choice, position), digest_size=8).digest()
+    return float(int.from_bytes(digest, "little") >> 11) * 2.0**-53
+
+
+def _filtered(weights: Tensor, sampling: Sampling) -> Tensor:
+    """Unnormalised probabilities, the largest 1, with zeros where the filters cut.
+
+    The order is min-p, top-k, top-p; equal weights stay or go together.
+    """
+    cut = sampling.min_p
+    if 0 < sampling.top_k < weights.numel():
+        cut = max(cut, float(weights.topk(sampling.top_k).values[-1]))
+    if cut > 0:
+        weights = torch.where(weights < cut, 0.0, weights)
+    if sampling.top_p < 1:
+        weights = torch.where(weights < _nucleus(weights, sampling.top_p), 0.0, weights)
+    return weights
+
+
+def _nucleus(weights: Tensor, top_p: float) -> float:
+    """The smallest weight of the fewest tokens that hold `top_p` of the mass.
+
+    Looks at the largest few first: the whole vocabulary is sorted only for flat distributions.
+    """
+    mass = float(weights.sum()) * top_p
+    size = min(64, weights.numel())
+    while True:
+        largest = weights.topk(size).values
+        enough = int(torch.searchsorted(largest.cumsum(0), mass))
+        if enough < size or size == weights.numel():
+            return float(largest[min(enough, size - 1)])
+        size = min(size * 16, weights.numel())
+
+
+def _invert(weights: Tensor, number: float) -> int:
+    """The id whose part of the cumulated weights holds `number`, scaled to their sum."""
+    cumulated = weights.cumsum(0)
+    place = cumulated[-1] * number
+    index = int(torch.searchsorted(cumulated, place, right=True))
+    # rounding may put the place at the very end, behind the last id with weight
+    return index if index < weights.numel() else int(weights.nonzero()[-1])
+
+
+def _with_logprobs(logits: Tensor, chosen: int, num_top: int) -> Sampled:
+    """Log-probabilities of the distribution before temperature and filters."""
+    logprobs = logits.double().log_softmax(0).clamp_(min=LOWEST)
+    values, ids = logprobs.topk(min(num_top, logits.numel()))
+    top = tuple(Alternative(i, p) for i, p in zip(ids.tolist(), values.tolist(), strict=True))
+    return Sampled(chosen, float(logprobs[chosen]), top)

@@ -1,0 +1,91 @@
+"""The real engine of a decode instance: one token for each sequence over the paged KV.
+
+Synchronous, used by the engine thread alone. A step writes one slot per sequence and layer, and
+attends over views of the cache: nothing of the history is copied.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from common.generation import Sampled
+from common.pages import Span, take
+from common.tensor.attend import Attend
+from common.tensor.attention import merge, partial_attention
+from common.tensor.kv_cache import KvCache
+from common.tensor.models import Model
+from common.tensor.sampling import sample
+from services.decode_worker.scheduler import Entry
+
+
+class Engine(Protocol):
+    """What the service needs of an engine, real or emulated."""
+
+    def step(self, batch: Sequence[Entry]) -> list[Sampled]:
+        """One token for each entry, in order."""
+        ...
+
+
+class ModelEngine:
+    """Decodes with a model over the cache that the copy thread fills."""
+
+    def __init__(self, model: Model, cache: KvCache) -> None:
+        self._model = model
+        # one [G, slots, D] per layer
+        self._keys = list(cache.keys.transpose(1, 2).unbind())
+        self._values = list(cache.values.transpose(1, 2).unbind())
+
+    @torch.inference_mode()
+    def step(self, batch: Sequence[Entry]) -> list[Sampled]:
+        """One token for each entry, in order.
+
+        Raises:
+            RequestFailed: the model computes no finite logits.
+        """
+        ids = torch.tensor([entry.last for entry in batch])
+        positions = torch.tensor([entry.position for entry in batch])
+        contexts = [take(entry.spans, 0, entry.position + 1) for entry in batch]
+        attend = self._attend(contexts)
+        logits = self._model.forward(ids, positions, attend, keep=range(len(batch)))
+        return [
+            sample(row, entry.sampling, entry.position + 1, entry.forbidden)
+            for row, entry in zip(logits, batch, strict=True)
+        ]
+
+    def _attend(self, contexts: Sequence[Sequence[Span]]) -> Attend:
+        slots = torch.tensor([spans[-1].stop - 1 for spans in contexts])
+
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+            keys, values = self._keys[layer], self._values[layer]
+            keys.index_copy_(1, slots, k)
+            values.index_copy_(1, slots, v)
+            outs = [
+                _attend_spans(q.narrow(1, row, 1), keys, values, spans, scale)
+                for row, spans in enumerate(contexts)
+            ]
+            out = outs[0] if len(outs) == 1 else torch.cat(outs, dim=1)
+            return out.transpose(0, 1).to(q.dtype)
+
+        return attend
+
+
+def _attend_spans(
+    q: Tensor, keys: Tensor, values: Tensor, spans: Sequence[Span], scale: float
+) -> Tensor:
+    """Attention [H, 1, D] of one query [H, 1, D] to its slots of the pool [G, slots, D]."""
+    parts = (
+        partial_attention(
+            q,
+            keys.narrow(1, start, stop - start),
+            values.narrow(1, start, stop - start),
+            causal=False,
+            scale=scale,
+        )
+        for start, stop in spans
+    )
+    whole = next(parts)
+    for part in parts:
+        whole = merge(whole, part)
+    return whole.out
