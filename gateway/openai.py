@@ -21,7 +21,7 @@ DEFAULT_COMPLETION = 16
 
 Tokens = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
-StopText = Annotated[str, Meta(max_length=1024)]
+StopText = Annotated[str, Meta(max_length=256)]
 Stops = StopText | Annotated[list[StopText], Meta(max_length=4)]
 
 

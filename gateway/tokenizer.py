@@ -65,7 +65,7 @@ class Tokenizer:
 
     def _encode(self, prompt: Prompt) -> Sequence[int]:
         if isinstance(prompt, str):
-            ids = self._tokenizer.encode(prompt)
+            ids: list[int] = self._tokenizer.encode(prompt)
         else:
             messages = [message for message in prompt if isinstance(message, ChatMessage)]
             ids = self._chat(messages) if messages else self._known(prompt)
@@ -88,7 +88,8 @@ class Tokenizer:
         )
         assert isinstance(text, str)
         # The template writes the special tokens itself.
-        return self._tokenizer.encode(text, add_special_tokens=False)
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
+        return ids
 
 
 class IncrementalText:
@@ -131,6 +132,6 @@ class IncrementalText:
     def _forget(self, text: str) -> None:
         recent = self._window[self._clean :]
         kept = self._tokenizer.decode(recent)
-        if kept and text.endswith(kept):
+        if text.endswith(kept) and (kept or len(self._window) > WINDOW):
             self._window, self._given = recent, len(kept)
         self._clean = len(self._window)
