@@ -87,7 +87,7 @@ class Stream:
         self.attempt += 1
         self._ahead.clear()
 
-    def ids(self) -> array[int]:
+    def ids(self) -> "array[int]":
         """Prompt and emitted ids, the input of the current attempt."""
         return self.prompt + array("i", [token.id for token in self.emitted])
 
