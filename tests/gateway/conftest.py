@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from gateway.tokenizer import Tokenizer
 from tests.gateway.bench import Bench
@@ -19,7 +20,7 @@ TEMPLATE = (
 
 def make_model(path: Path, max_model_len: int = 512) -> Path:
     """Write tokenizer, config and one tiny weight file; special ids are <s> 0 and </s> 1."""
-    tokenizer = Tokenizer(models.BPE())
+    tokenizer = tokenizers.Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(

@@ -11,11 +11,6 @@ from gateway.openai import ChatMessage, TextPart
 from gateway.tokenizer import WINDOW, Tokenizer
 
 
-@pytest.fixture(scope="module")
-def tokenizer(model_path: Path) -> Tokenizer:
-    return Tokenizer(str(model_path))
-
-
 @settings(deadline=None, max_examples=300)
 @given(data=st.data())
 def test_pieces_joined_are_the_text_of_all_ids(tokenizer: Tokenizer, data: st.DataObject) -> None:
