@@ -1,0 +1,150 @@
+"""The routes of the gateway, and what holds for all of them: limits, request ids, error JSON."""
+
+import re
+import secrets
+from collections.abc import Callable
+
+import msgspec
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from common.config import GatewayConfig
+from common.messages import ModelCard
+from gateway.errors import Refusal
+from gateway.figures import Figures
+from gateway.generation import JSON, Generation
+
+REQUEST_ID = "x-request-id"
+DRAIN = 10.0
+"""Seconds for open requests to end once the server is told to stop."""
+_VALID_ID = re.compile(r"[\x21-\x7e]{1,128}")
+_METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Probes:
+    """What the routes beside generation tell.
+
+    Args:
+        moving: whether the loop that reads the mesh is alive.
+        missing: roles without which nothing is served.
+        render: the metrics in Prometheus' text format.
+    """
+
+    def __init__(
+        self,
+        card: ModelCard,
+        moving: Callable[[], bool],
+        missing: Callable[[], list[str]],
+        render: Callable[[], bytes],
+    ) -> None:
+        self._card = card
+        self._moving = moving
+        self._missing = missing
+        self._render = render
+
+    async def health(self, _: web.Request) -> web.Response:
+        """`GET /health`: this process moves; answered by the loop that must move."""
+        return web.Response(status=200 if self._moving() else 503)
+
+    async def ready(self, _: web.Request) -> web.Response:
+        """`GET /ready`: the mesh can serve, or what it lacks."""
+        missing = self._missing()
+        body = {"ready": not missing, "missing": missing}
+        return _json(body, 503 if missing else 200)
+
+    async def metrics(self, _: web.Request) -> web.Response:
+        """`GET /metrics`."""
+        return web.Response(body=self._render(), headers={"Content-Type": _METRICS_TYPE})
+
+    async def models(self, _: web.Request) -> web.Response:
+        """`GET /v1/models`."""
+        return _json({"object": "list", "data": [self._model()]})
+
+    async def model(self, http: web.Request) -> web.Response:
+        """`GET /v1/models/{id}`; names may hold slashes."""
+        name = http.match_info["id"]
+        if name != self._card.name:
+            message = f"The model '{name[:256]}' does not exist."
+            raise Refusal(404, message, "model", "model_not_found")
+        return _json(self._model())
+
+    def _model(self) -> dict[str, str | int]:
+        return {
+            "id": self._card.name,
+            "object": "model",
+            "created": 0,
+            "owned_by": "tetris",
+            "root": self._card.name,
+            "max_model_len": self._card.max_model_len,
+        }
+
+
+def build(
+    config: GatewayConfig, generation: Generation, probes: Probes, figures: Figures
+) -> web.Application:
+    """The application with all routes."""
+    app = web.Application(
+        client_max_size=config.max_body_bytes, middlewares=[_errors_as_json(figures)]
+    )
+    app.on_response_prepare.append(_name)
+    app.router.add_post("/v1/completions", generation.completions)
+    app.router.add_post("/v1/chat/completions", generation.chat)
+    app.router.add_get("/v1/models", probes.models)
+    app.router.add_get("/v1/models/{id:.+}", probes.model)
+    app.router.add_get("/health", probes.health)
+    app.router.add_get("/ready", probes.ready)
+    app.router.add_get("/metrics", probes.metrics)
+    return app
+
+
+def runner(app: web.Application) -> web.AppRunner:
+    """A server for the application, with the limits that aiohttp does not set by itself."""
+    return web.AppRunner(
+        app,
+        handler_cancellation=True,
+        keepalive_timeout=75.0,
+        max_line_size=8190,
+        max_field_size=8190,
+        auto_decompress=False,
+        access_log=None,
+        shutdown_timeout=DRAIN,
+    )
+
+
+async def _name(http: web.BaseRequest, response: web.StreamResponse) -> None:
+    given = http.headers.get(REQUEST_ID, "")
+    response.headers[REQUEST_ID] = given if _VALID_ID.fullmatch(given) else secrets.token_hex(16)
+
+
+def _errors_as_json(figures: Figures) -> Middleware:
+    @web.middleware
+    async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+        headers: dict[str, str] = {}
+        try:
+            return await handler(request)
+        except Refusal as error:
+            refusal = error
+        except web.HTTPRequestEntityTooLarge:
+            refusal = _too_large(request)
+        except web.HTTPException as error:
+            refusal = Refusal(
+                error.status, f"{request.method} {request.path[:256]}: {error.reason}."
+            )
+            if "Allow" in error.headers:
+                headers["Allow"] = error.headers["Allow"]
+        figures.refused.labels(refusal.status).inc()
+        if refusal.retry_after is not None:
+            headers["Retry-After"] = str(max(1, round(refusal.retry_after)))
+        return web.Response(
+            body=refusal.body(), status=refusal.status, content_type=JSON, headers=headers
+        )
+
+    return answer
+
+
+def _too_large(http: web.Request) -> Refusal:
+    return Refusal(413, f"The body is larger than {http.client_max_size} bytes.")
+
+
+def _json(body: object, status: int = 200) -> web.Response:
+    return web.Response(body=msgspec.json.encode(body), status=status, content_type=JSON)

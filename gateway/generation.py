@@ -1,0 +1,139 @@
+"""One generation: a body becomes a request, ids, an open call, and an answer."""
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable
+
+from aiohttp import web
+
+from common.config import GatewayConfig
+from common.messages import Ending, ModelCard
+from gateway.calls import Call, Calls
+from gateway.errors import Refusal, invalid
+from gateway.figures import Figures
+from gateway.openai import Request, parse_chat, parse_completion
+from gateway.readiness import Readiness
+from gateway.responses import Chat, Completion, Format
+from gateway.sse import EventStream
+from gateway.streams import Piece, Stream
+from gateway.tokenizer import Tokenizer
+
+BODY = 30.0
+"""Seconds for a client to send its body."""
+MAX_PLAN = 256
+"""Characters of a forced plan."""
+JSON = "application/json"
+
+
+class Generation:
+    """The two routes that generate text."""
+
+    def __init__(
+        self,
+        config: GatewayConfig,
+        card: ModelCard,
+        tokenizer: Tokenizer,
+        calls: Calls,
+        readiness: Readiness,
+        figures: Figures,
+    ) -> None:
+        self._config = config
+        self._card = card
+        self._tokenizer = tokenizer
+        self._calls = calls
+        self._readiness = readiness
+        self._figures = figures
+
+    async def completions(self, http: web.Request) -> web.StreamResponse:
+        """`POST /v1/completions`."""
+        return await self._serve(http, parse_completion)
+
+    async def chat(self, http: web.Request) -> web.StreamResponse:
+        """`POST /v1/chat/completions`."""
+        return await self._serve(http, parse_chat)
+
+    async def _serve(
+        self, http: web.Request, parse: Callable[[bytes], Request]
+    ) -> web.StreamResponse:
+        deadline = asyncio.get_running_loop().time() + self._config.request_timeout
+        with self._calls.place() as arrival:
+            plan = self._forced_plan(http)
+            request = parse(await _body(http))
+            self._check(request)
+            stream = await self._stream(request)
+            name = ("chatcmpl-" if request.chat else "cmpl-") + secrets.token_hex(16)
+            with self._calls.open(name, stream, plan, arrival) as call:
+                await call.accepted()
+                return await self._answer(http, request, call, deadline)
+
+    def _check(self, request: Request) -> None:
+        if request.model != self._card.name:
+            message = f"The model '{request.model[:256]}' does not exist."
+            raise Refusal(404, message, "model", "model_not_found")
+        if not self._readiness.known:
+            raise Refusal(503, "The server is starting.", retry_after=1.0)
+        self._figures.ignored.inc(len(request.ignored))
+
+    async def _stream(self, request: Request) -> Stream:
+        prompt = await self._tokenizer.encode(request.prompt)
+        ending = Ending(
+            max_tokens=request.budget(len(prompt), self._card.max_model_len),
+            min_tokens=request.min_tokens,
+            ignore_eos=request.ignore_eos,
+            stop_token_ids=request.stop_token_ids,
+        )
+        text = self._tokenizer.detokenizer()
+        return Stream(prompt, request.sampling, ending, request.stops, text)
+
+    async def _answer(
+        self, http: web.Request, request: Request, call: Call, deadline: float
+    ) -> web.StreamResponse:
+        form = self._format(request, call.name)
+        ignored = ",".join(name for name in request.ignored if name.isascii())[:1024]
+        headers = {"x-tetris-ignored": ignored} if ignored else {}
+        if request.stream:
+            return await EventStream(request, form, headers).run(http, call, deadline)
+        pieces = await _all(call, deadline)
+        body = form.whole(pieces, call.stream.usage).json()
+        return web.Response(body=body, content_type=JSON, headers=headers)
+
+    def _format(self, request: Request, name: str) -> Format:
+        created = int(time.time())  # noqa: TID251  # the API asks for the wall clock
+        form = Chat if request.chat else Completion
+        return form(name, created, self._card.name, self._tokenizer.piece)
+
+    def _forced_plan(self, http: web.Request) -> str | None:
+        plan = http.headers.get("x-tetris-plan")
+        if plan is None:
+            return None
+        if not self._config.allow_forced_plans:
+            raise invalid("This server does not take forced plans.", "x-tetris-plan")
+        if len(plan) > MAX_PLAN:
+            raise invalid(f"The plan is longer than {MAX_PLAN} characters.", "x-tetris-plan")
+        return plan
+
+
+async def _body(http: web.Request) -> bytes:
+    if http.content_type != JSON:
+        raise Refusal(415, f"The content type must be {JSON}.")
+    if http.headers.get("Content-Encoding", "identity") != "identity":
+        raise Refusal(415, "Compressed bodies are not taken.")
+    if (http.content_length or 0) > http.client_max_size:
+        raise web.HTTPRequestEntityTooLarge(http.client_max_size, http.content_length or 0)
+    try:
+        async with asyncio.timeout(BODY):
+            return await http.read()
+    except TimeoutError:
+        raise Refusal(408, "The body did not arrive in time.") from None
+
+
+async def _all(call: Call, deadline: float) -> list[Piece]:
+    pieces: list[Piece] = []
+    try:
+        async with asyncio.timeout_at(deadline):
+            while call.stream.finish is None:
+                pieces += await call.pieces()
+    except TimeoutError:
+        raise Refusal(504, "The request took too long.", code="timeout") from None
+    return pieces

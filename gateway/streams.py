@@ -1,0 +1,140 @@
+"""The stream of one request: tokens of any order in, text in order out, each position once.
+
+A stream is also the request's journal: prompt ids, sampling with its seed, and every emitted
+token, which is all that a new attempt needs to go on with the next token. Pure: no clock, no I/O.
+"""
+
+from array import array
+from collections.abc import Sequence
+from typing import Protocol
+
+from msgspec import Struct
+
+from common.messages import Ending, Finish, Sampling, Token
+from gateway.stops import Stops
+
+
+class Detokenizer(Protocol):
+    """Turns ids into text piece by piece; text that a later id may change is kept back."""
+
+    def push(self, token_id: int) -> str:
+        """The text that this id makes certain."""
+
+    def flush(self) -> str:
+        """The rest, when no more ids come."""
+
+
+class Piece(Struct, frozen=True):
+    """What one token adds to the answer; `text` may be empty."""
+
+    token: Token
+    text: str
+    finish: Finish | None
+
+
+class Usage(Struct, frozen=True):
+    """Tokens taken and given."""
+
+    prompt: int
+    completion: int
+
+
+class Stream:
+    """One request's journal and its text.
+
+    Args:
+        prompt: token ids.
+        ending: as of the first attempt; later ones are counted down from it.
+    """
+
+    def __init__(
+        self,
+        prompt: Sequence[int],
+        sampling: Sampling,
+        ending: Ending,
+        stops: Sequence[str],
+        detokenizer: Detokenizer,
+    ) -> None:
+        self.prompt = array("i", prompt)
+        self.sampling = sampling
+        self.attempt = 1
+        self.emitted: list[Token] = []
+        self.finish: Finish | None = None
+        """Why the text ended; None while it may go on."""
+        self._ending = ending
+        self._stops = Stops(stops)
+        self._detokenizer = detokenizer
+        self._ahead: dict[int, Token] = {}
+        self._read = 0
+        self._closed = False
+
+    # Tokens in
+
+    def take(self, token: Token) -> bool:
+        """Take a token in; False if it is of another attempt, known already or out of bounds."""
+        if self._closed or token.attempt != self.attempt or token.index in self._ahead:
+            return False
+        if not len(self.emitted) <= token.index < self._ending.max_tokens:
+            return False
+        self._ahead[token.index] = token
+        while not self._closed and (token_ := self._ahead.pop(len(self.emitted), None)):
+            self.emitted.append(token_)
+            self._closed = token_.finish is not None
+        return True
+
+    def restart(self) -> None:
+        """Begin the next attempt: what is still on its way from the last one is void."""
+        self.attempt += 1
+        self._ahead.clear()
+
+    def ids(self) -> "array[int]":
+        """Prompt and emitted ids, the input of the current attempt."""
+        return self.prompt + array("i", [token.id for token in self.emitted])
+
+    def ending(self) -> Ending:
+        """What ends the current attempt, counted from its first token."""
+        done = len(self.emitted)
+        return Ending(
+            max_tokens=self._ending.max_tokens - done,
+            min_tokens=max(0, self._ending.min_tokens - done),
+            ignore_eos=self._ending.ignore_eos,
+            stop_token_ids=self._ending.stop_token_ids,
+        )
+
+    # Text out
+
+    @property
+    def closed(self) -> bool:
+        """Whether the workers have ended this request themselves."""
+        return self._closed
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens of the prompt, and those whose text has been given out."""
+        return Usage(len(self.prompt), self._read)
+
+    def pieces(self) -> list[Piece]:
+        """What the tokens since the last call add; nothing after the end."""
+        pieces = []
+        while self.finish is None and self._read < len(self.emitted):
+            pieces.append(self._piece(self.emitted[self._read]))
+            self._read += 1
+        return pieces
+
+    def _piece(self, token: Token) -> Piece:
+        # A token that stops is not text of the answer.
+        text = "" if token.finish == "stop" else self._detokenizer.push(token.id)
+        if token.finish is not None:
+            text += self._detokenizer.flush()
+        text, stopped = self._judge(token.index, text)
+        if stopped:
+            self.finish = "stop"
+        elif token.finish is not None:
+            self.finish = token.finish
+            text += self._stops.flush()
+        return Piece(token, text, self.finish)
+
+    def _judge(self, index: int, text: str) -> tuple[str, bool]:
+        if index + 1 < self._ending.min_tokens:
+            return text, False
+        return self._stops.push(text)

@@ -1,0 +1,146 @@
+import json
+
+from common.messages import (
+    ClusterState,
+)
+from tests.gateway.bench import (
+    CHAT,
+    COMPLETION,
+    Bench,
+    Client,
+    accept,
+    say,
+)
+
+BAD = [
+    ({"prompt": None}, "prompt"),
+    ({"prompt": ""}, "prompt"),
+    ({"prompt": []}, "prompt"),
+    ({"prompt": [[]]}, "prompt"),
+    ({"prompt": ["a", "b"]}, "prompt"),
+    ({"prompt": [1, "a"]}, "prompt"),
+    ({"prompt": [-1]}, "prompt"),
+    ({"prompt": [10**6]}, "prompt"),
+    ({"prompt": {"a": 1}}, "prompt"),
+    ({"prompt": [1.5]}, "prompt"),
+    ({"model": None}, "model"),
+    ({"model": 3}, "model"),
+    ({"max_tokens": 0}, "max_tokens"),
+    ({"max_tokens": "9"}, "max_tokens"),
+    ({"temperature": -0.1}, "temperature"),
+    ({"temperature": float("nan")}, "temperature"),
+    ({"temperature": float("-inf")}, "temperature"),
+    ({"temperature": "hot"}, "temperature"),
+    ({"top_p": 0}, "top_p"),
+    ({"top_p": 1.1}, "top_p"),
+    ({"top_k": -2}, "top_k"),
+    ({"min_p": -1}, "min_p"),
+    ({"seed": 2**70}, "seed"),
+    ({"seed": 1.5}, "seed"),
+    ({"stop": ["a"] * 5}, "stop"),
+    ({"stop": ""}, "stop"),
+    ({"stop": [1]}, "stop"),
+    ({"stop_token_ids": [-1]}, "stop_token_ids"),
+    ({"min_tokens": 41}, "min_tokens"),
+    ({"ignore_eos": "yes"}, "ignore_eos"),
+    ({"stream": 1}, "stream"),
+    ({"stream_options": {"include_usage": True}}, "stream_options"),
+    ({"logprobs": 21}, "logprobs"),
+    ({"logprobs": True}, "logprobs"),
+    ({"n": 2}, "n"),
+    ({"n": True}, "n"),
+    ({"best_of": 2}, "best_of"),
+    ({"echo": True}, "echo"),
+    ({"suffix": "x"}, "suffix"),
+    ({"logit_bias": {"5": 1}}, "logit_bias"),
+    ({"presence_penalty": 0.5}, "presence_penalty"),
+    ({"repetition_penalty": 1.1}, "repetition_penalty"),
+    ({"guided_regex": ".*"}, "guided_regex"),
+]
+
+
+BAD_CHAT = [
+    ({"messages": None}, "messages"),
+    ({"messages": []}, "messages"),
+    ({"messages": "hello"}, "messages"),
+    ({"messages": [{"role": "user"}]}, "messages"),
+    ({"messages": [{"role": "king", "content": "x"}]}, "messages"),
+    ({"messages": [{"role": "user", "content": None}]}, "messages"),
+    ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages"),
+    ({"max_completion_tokens": -1}, "max_completion_tokens"),
+    ({"logprobs": 3}, "logprobs"),
+    ({"top_logprobs": 3}, "top_logprobs"),
+    ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+    ({"response_format": {"type": "json_object"}}, "response_format"),
+    ({"tools": [{"type": "function"}]}, "tools"),
+    ({"chat_template": "x"}, "chat_template"),
+]
+
+
+BROKEN = [b"", b"{", b"[]", b"nonsense", b'{"prompt":"\xff"}', b'{"a":' + b"[" * 100_000, b'"x"']
+
+
+def test_every_bad_value_is_refused_naming_its_parameter(bench: Bench) -> None:
+    async def scenario(client: Client) -> None:
+        cases = [("/v1/completions", COMPLETION | change, name) for change, name in BAD]
+        cases += [("/v1/chat/completions", CHAT | change, name) for change, name in BAD_CHAT]
+        for path, body, name in cases:
+            status, answer, _ = await client.post(path, body)
+            assert (status, answer["error"]["param"]) == (400, name), body
+            assert answer["error"]["type"] == "BadRequestError"
+            assert answer["error"]["message"]
+        for raw in BROKEN:
+            status, answer, _ = await client.post("/v1/completions", raw)
+            assert (status, answer["error"]["code"]) == (400, 400), raw[:20]
+        assert client.mesh.submits == []
+        assert (await client.get("/health"))[0] == 200
+
+    bench(accept, scenario)
+
+
+def test_wrong_model_route_method_type_and_size_are_json_errors(bench: Bench) -> None:
+    async def scenario(client: Client) -> None:
+        status, answer, _ = await client.post("/v1/completions", COMPLETION | {"model": "other"})
+        assert (status, answer["error"]["code"]) == (404, "model_not_found")
+        assert (await client.post("/v1/nothing", {}))[0] == 404
+        status, body, headers = await client.get("/v1/completions")
+        assert (status, headers["Allow"]) == (405, "POST")
+        assert json.loads(body)["error"]["code"] == 405
+        form = {"Content-Type": "application/x-www-form-urlencoded"}
+        assert (await client.post("/v1/completions", COMPLETION, **form))[0] == 415
+        packed = {"Content-Encoding": "gzip"}
+        assert (await client.post("/v1/completions", COMPLETION, **packed))[0] == 415
+        status, answer, _ = await client.post("/v1/completions", b" " * 5000)
+        assert (status, answer["error"]["code"]) == (413, 413)
+        plan = {"x-tetris-plan": "1x9"}
+        status, answer, _ = await client.post("/v1/completions", COMPLETION, **plan)
+        assert (status, answer["error"]["param"]) == (400, "x-tetris-plan")
+        given = {"x-request-id": "mine-1"}
+        _, _, headers = await client.post("/v1/nothing", {}, **given)
+        assert headers["x-request-id"] == "mine-1"
+
+    bench(accept, scenario, max_body_bytes=4096)
+
+
+def test_models_metrics_health_and_readiness(bench: Bench) -> None:
+    async def scenario(client: Client) -> None:
+        _, body, _ = await client.get("/v1/models")
+        (model,) = json.loads(body)["data"]
+        assert (model["id"], model["max_model_len"]) == ("tiny", 512)
+        assert json.loads((await client.get("/v1/models/tiny"))[1]) == model
+        assert (await client.get("/v1/models/a/b"))[0] == 404
+        await client.post("/v1/completions", COMPLETION)
+        _, text, _ = await client.get("/metrics")
+        assert 'vllm:request_success_total{finished_reason="length",model_name="tiny"} 1.0' in text
+        assert 'vllm:time_to_first_token_seconds_count{model_name="tiny"} 1.0' in text
+        assert "vllm:inter_token_latency_seconds_count" in text
+        assert 'vllm:e2e_request_latency_seconds_count{model_name="tiny"} 1.0' in text
+        assert 'vllm:prompt_tokens_total{model_name="tiny"}' in text
+        assert (await client.get("/metrics", "HEAD"))[0] == 200
+        client.mesh.state = ClusterState(5, 1, 0, 0, 0)
+        status = 200
+        while status == 200:
+            status, body, _ = await client.get("/ready")
+        assert json.loads(body)["missing"] == ["decode-worker", "kv-transfer"]
+
+    bench(say("hello", "length"), scenario)
