@@ -70,9 +70,9 @@ class LatencyModel:
         root = 2 * room / (slope + math.sqrt(slope * slope + 4 * d * room))
         length = min(int(root), _MAX_LENGTH)
         # The root is rounded: step to the exact boundary.
-        while length > 0 and self.predict(size, history, length) > budget:
+        while length > 0 and a + length * (slope + d * length) > budget:
             length -= 1
-        while length < _MAX_LENGTH and self.predict(size, history, length + 1) <= budget:
+        while length < _MAX_LENGTH and a + (length + 1) * (slope + d * (length + 1)) <= budget:
             length += 1
         return length
 
