@@ -30,17 +30,32 @@ class Group:
 class Groups:
     """All groups that a pool offers, each made once."""
 
-    def __init__(self, view: PoolView) -> None:
+    def __init__(self, nodes: list[list[int]], queues: list[list[float]]) -> None:
+        self._nodes = nodes
+        self._queues = queues
+        self._made: dict[tuple[tuple[int, ...], int], Group] = {}
+        self.empty = Group((), (0,) * len(nodes), 0.0)
+
+    @classmethod
+    def of(cls, view: PoolView) -> "Groups":
+        """The groups that all instances of a view offer."""
         nodes: dict[str, list[int]] = {}
         for index, node in enumerate(view.nodes):
             nodes.setdefault(node, []).append(index)
-        self._delays = view.delays
-        self._nodes = list(nodes.values())
-        for members in self._nodes:
+        for members in nodes.values():
             members.sort(key=view.delays.__getitem__)
-        self._queues = [[view.delays[index] for index in members] for members in self._nodes]
-        self._made: dict[tuple[tuple[int, ...], int], Group] = {}
-        self.empty = Group((), (0,) * len(self._nodes), 0.0)
+        queues = [[view.delays[index] for index in members] for members in nodes.values()]
+        return cls(list(nodes.values()), queues)
+
+    def within(self, group: Group, members: Group) -> "tuple[Groups, Group]":
+        """The groups that the instances of `group` offer, and `members` as their start."""
+        if group.size == sum(map(len, self._nodes)):
+            return self, members
+        inner = Groups(
+            [node[:count] for node, count in zip(self._nodes, group.counts, strict=True)],
+            [queue[:count] for queue, count in zip(self._queues, group.counts, strict=True)],
+        )
+        return inner, Group(members.members, members.counts, members.delay)
 
     def extend(self, group: Group, size: int) -> Group:
         """`group` and the instances that make it `size` strong; size <= all instances."""

@@ -25,6 +25,16 @@ class Step(NamedTuple):
     predicted: float
 
 
+class State(NamedTuple):
+    """Where a search stands: chunks so far, the pool left, members, tokens and seconds spent."""
+
+    done: tuple[Step, ...]
+    groups: Groups
+    members: Group
+    history: int
+    passed: float
+
+
 class Planner:
     """Algorithm 1 under one policy; `chunkwise` False leaves Algorithm 2 alone."""
 
@@ -39,11 +49,13 @@ class Planner:
             RequestFailed: no SP candidate is both in the model and within the pool.
         """
         sizes = usable_sizes(self.policy.sizes, view, model)
-        search = _Search(length, self.policy, Groups(view), model)
+        groups = Groups.of(view)
+        search = _Search(length, self.policy, model)
+        start = State((), groups, groups.empty, 0, 0.0)
         if self.chunkwise:
-            search.explore((), 0, 0.0, sizes)
+            search.explore(start, sizes)
         else:
-            search.close((), 0, 0.0, sizes)
+            search.close(start, sizes)
         return _plan(search.best, search.best_ttft, view, self.policy)
 
 
@@ -69,41 +81,43 @@ class _Search:
     the same as the specification's reduced pool.
     """
 
-    def __init__(self, length: int, policy: Policy, groups: Groups, model: LatencyModel) -> None:
+    def __init__(self, length: int, policy: Policy, model: LatencyModel) -> None:
         self._length = length
         self._keep = 1 - policy.rate
         self._min_chunk = max(1, policy.min_chunk)
-        self._groups = groups
         self._model = model
         self._curves = model.curves
         self.best: tuple[Step, ...] = ()
         self.best_ttft = math.inf
 
-    def explore(
-        self, done: tuple[Step, ...], history: int, passed: float, sizes: tuple[int, ...]
-    ) -> None:
-        """Close the plan `done` with one chunk, then try every chunk that may come before it."""
-        members = done[-1].group if done else self._groups.empty
-        last = self.close(done, history, passed, sizes)
+    def explore(self, at: State, sizes: tuple[int, ...]) -> None:
+        """Close the plan with one chunk, then try every chunk that may come before that one.
+
+        Earlier chunks keep to the instances of the one that they prepare.
+        """
+        last = self.close(at, sizes)
         smaller = sizes[: sizes.index(last.size) + 1]
+        if len(smaller) == 1:
+            return
+        groups, members = at.groups.within(last, at.members)
         for index, size in enumerate(smaller[:-1], 1):
-            group = members.next[size]
+            group = groups.extend(members, size)
             for rest, next_size in enumerate(smaller[index:], index):
-                following = group.next.get(next_size) or self._groups.extend(group, next_size)
+                following = group.next.get(next_size) or groups.extend(group, next_size)
                 # Most groups wait no less than the next one: nothing to fill.
-                if following.delay <= group.delay or following.delay <= passed:
+                if following.delay <= group.delay or following.delay <= at.passed:
                     continue
-                step = self._chunk(group, following, history, passed)
+                step = self._chunk(group, following, at)
                 if step is None:
                     continue
-                later = passed + step.wait + step.predicted
+                later = at.passed + step.wait + step.predicted
                 # A plan only grows: one that is late already cannot become the best.
                 if later < self.best_ttft:
-                    self.explore((*done, step), history + step.length, later, smaller[rest:])
+                    history = at.history + step.length
+                    then = State((*at.done, step), groups, group, history, later)
+                    self.explore(then, smaller[rest:])
 
-    def close(
-        self, done: tuple[Step, ...], history: int, passed: float, sizes: tuple[int, ...]
-    ) -> Group:
+    def close(self, at: State, sizes: tuple[int, ...]) -> Group:
         """The group that finishes the rest first, if worth its size; kept if the best.
 
         The first of `sizes` is always accepted.
@@ -111,11 +125,11 @@ class _Search:
         Source:
             Algorithm 2.
         """
-        members = done[-1].group if done else self._groups.empty
+        done, groups, members, history, passed = at
         length = self._length - history
         best, finish, wait = members, math.inf, 0.0
         for size in sizes:
-            group = members.next.get(size) or self._groups.extend(members, size)
+            group = members.next.get(size) or groups.extend(members, size)
             waits = group.delay - passed if group.delay > passed else 0.0
             a, b, c, d = self._curves[size]
             ends = waits + a + length * (b + c * history + d * length)
@@ -123,23 +137,22 @@ class _Search:
                 best, finish, wait = group, ends, waits
         if passed + finish < self.best_ttft:
             self.best_ttft = passed + finish
-            self.best = (
-                *done,
-                Step(length, best, wait, self._model.predict(best.size, history, length)),
-            )
+            predicted = self._model.predict(best.size, history, length)
+            self.best = (*done, Step(length, best, wait, predicted))
         return best
 
-    def _chunk(self, group: Group, following: Group, history: int, passed: float) -> Step | None:
+    def _chunk(self, group: Group, following: Group, at: State) -> Step | None:
         """The chunk of `group` that fills the wait for `following`; None if it does not pay off.
 
         Source:
             Algorithm 3.
         """
-        wait = group.delay - passed if group.delay > passed else 0.0
-        length = self._model.solve(group.size, history, following.delay - passed - wait)
-        if length < self._min_chunk or length >= self._length - history:
+        wait = group.delay - at.passed if group.delay > at.passed else 0.0
+        budget = following.delay - at.passed - wait
+        length = self._model.solve(group.size, at.history, budget)
+        if length < self._min_chunk or length >= self._length - at.history:
             return None
-        return Step(length, group, wait, self._model.predict(group.size, history, length))
+        return Step(length, group, wait, self._model.predict(group.size, at.history, length))
 
 
 def _plan(steps: tuple[Step, ...], ttft: float, view: PoolView, policy: Policy) -> Plan:
