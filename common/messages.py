@@ -243,6 +243,8 @@ class Heartbeat(Message, frozen=True):
     name: Name
     incarnation: Number
     facts: Facts
+    inbox: Endpoint | None = None
+    """Where a router that does not know this member may ask for a `Hello`."""
 
 
 class ClusterState(Message, frozen=True):

@@ -105,7 +105,8 @@ class Membership:
     async def _beat(self) -> None:
         while self.welcome is not None:
             peer = self._hello.peer
-            self._send(Heartbeat(self._hello.role, peer.name, peer.incarnation, self._facts()))
+            role, facts = self._hello.role, self._facts()
+            self._send(Heartbeat(role, peer.name, peer.incarnation, facts, peer.inbox))
             await self._answer(self._process.config.mesh.heartbeat)
 
     async def _answer(self, seconds: float) -> None:

@@ -1,0 +1,46 @@
+"""All books of the router, and what joining and leaving mean for them."""
+
+from services.router.dispatch import Dispatch
+from services.router.memory import Memory
+from services.router.placement import Placement
+from services.router.pool import Pool
+from services.router.registry import Registered, Registry
+from services.router.requests import Requests
+
+
+class Books:
+    """Members, time, memory, decode slots, turns and requests."""
+
+    def __init__(self, epoch: int, max_queue: int, resend: float) -> None:
+        self.registry = Registry()
+        self.pool = Pool()
+        self.memory = Memory()
+        self.placement = Placement()
+        self.dispatch = Dispatch(epoch, resend)
+        self.requests = Requests(max_queue)
+
+    def join(self, member: Registered) -> None:
+        """Open the books of a new member."""
+        hello = member.hello
+        if hello.role == "prefill-worker":
+            self.pool.join(member.name, hello.node)
+            self.memory.join(member.name, hello.total_slots)
+            self.dispatch.join(member.name)
+        elif hello.role == "decode-worker":
+            self.placement.join(member.name, hello.total_slots)
+
+    def leave(self, name: str) -> None:
+        """Close the books of a member; its requests are the caller's to end first."""
+        self.pool.leave(name)
+        self.memory.leave(name)
+        self.dispatch.leave(name)
+        self.placement.leave(name)
+
+    def quiescent(self) -> bool:
+        """Whether nothing of any request is left in any book."""
+        return not (
+            self.requests.owners
+            or self.memory.owners
+            or self.placement.owners
+            or any(True for _ in self.pool.tasks)
+        )

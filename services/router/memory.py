@@ -1,0 +1,109 @@
+"""KV slots of the prefill instances: what a plan needs of each member, and who holds how much.
+
+A member frees nothing of a request before all of it is released, so it needs the history that it
+receives when it joins and its own shards of every chunk from then on, each in whole pages. That
+covers the balancing copy and whatever decode has not acknowledged.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from common.messages import Chunk
+from common.pages import PAGE, Owner
+from common.sharding import num_tokens, shards
+from services.router.plan import Plan
+
+
+@dataclass(slots=True)
+class _Books:
+    total: int
+    held: dict[Owner, tuple[int, int]] = field(default_factory=dict)
+    """Slots, and the last turn in which the owner still needs them."""
+
+
+class Memory:
+    """Slots promised to every attempt on every instance."""
+
+    def __init__(self) -> None:
+        self._instances: dict[str, _Books] = {}
+
+    def join(self, name: str, total_slots: int) -> None:
+        """A new life of an instance, with an empty pool."""
+        self._instances[name] = _Books(total_slots)
+
+    def leave(self, name: str) -> None:
+        """An instance is gone with all that it held."""
+        self._instances.pop(name, None)
+
+    def free(self) -> dict[str, int]:
+        """Slots that are promised to nobody, by instance."""
+        return {
+            name: books.total - sum(slots for slots, _ in books.held.values())
+            for name, books in self._instances.items()
+        }
+
+    def totals(self) -> dict[str, int]:
+        """Slots of every instance."""
+        return {name: books.total for name, books in self._instances.items()}
+
+    def reserve(self, owner: Owner, slots: Mapping[str, int], turns: Mapping[str, int]) -> None:
+        """Promise slots by instance; `turns` is the owner's last turn on each."""
+        for name, count in slots.items():
+            self._instances[name].held[owner] = (count, turns[name])
+
+    def release(self, owner: Owner, name: str) -> bool:
+        """An instance holds nothing of an attempt any more; False when nothing was promised."""
+        books = self._instances.get(name)
+        return books is not None and books.held.pop(owner, None) is not None
+
+    def reconcile(self, name: str, held: set[Owner], finished_through: int) -> bool:
+        """Release what an instance no longer holds though its last turn is over."""
+        books = self._instances[name]
+        gone = [
+            owner
+            for owner, (_, turn) in books.held.items()
+            if turn <= finished_through and owner not in held
+        ]
+        for owner in gone:
+            del books.held[owner]
+        return bool(gone)
+
+    @property
+    def owners(self) -> set[Owner]:
+        """Attempts with slots anywhere."""
+        return {owner for books in self._instances.values() for owner in books.held}
+
+
+def round_up(tokens: int) -> int:
+    """Slots of the whole pages that hold so many tokens."""
+    return -(-tokens // PAGE) * PAGE
+
+
+def single_chunk_slots(length: int, size: int) -> int:
+    """The most slots that a member needs when one chunk takes the whole prompt."""
+    return round_up(2 * -(-length // (2 * size)))
+
+
+def member_slots(chunks: tuple[Chunk, ...], rank: int) -> int:
+    """Slots that the plan's member `rank` needs."""
+    total = 0
+    joined = False
+    for chunk in chunks:
+        if rank >= chunk.size:
+            continue
+        if not joined:
+            joined = True
+            share = chunk.history * (rank + 1) // chunk.size - chunk.history * rank // chunk.size
+            total += round_up(share)
+        total += round_up(num_tokens(shards(chunk, rank)))
+    return total
+
+
+def plan_slots(plan: Plan) -> dict[str, int]:
+    """Slots that a plan needs, by instance."""
+    return {name: member_slots(plan.chunks, rank) for rank, name in enumerate(plan.members)}
+
+
+def fits(plan: Plan, free: Mapping[str, int]) -> bool:
+    """Whether every member has the slots that the plan needs."""
+    return all(slots <= free[name] for name, slots in plan_slots(plan).items())

@@ -1,0 +1,148 @@
+"""From the head of the queue to chunks under way: placement, plan, books, one RunChunk each."""
+
+from collections.abc import Callable
+
+from common.config import RouterConfig
+from common.errors import RequestFailed
+from common.latency import LatencyModel
+from common.messages import Hello, Member, Peer, RunChunk, Target
+from services.router.admission import Admission
+from services.router.books import Books
+from services.router.memory import plan_slots
+from services.router.placement import decode_slots
+from services.router.plan import Plan, Policy
+from services.router.pool import Task
+from services.router.registry import Registered
+from services.router.requests import Request
+
+Send = Callable[..., None]
+"""(endpoint, message, *frames); never blocks."""
+
+
+class Planning:
+    """Starts requests in their order, as soon as memory has room for them."""
+
+    def __init__(self, config: RouterConfig, books: Books, peer: Peer, send: Send) -> None:
+        sizes = tuple(sorted(set(config.sp_size_candidates)))
+        policy = Policy(sizes, config.improvement_rate, config.min_chunk)
+        self._admission = Admission(policy, LatencyModel.load(config.latency))
+        self._reserve = config.reserve_tokens
+        self._books = books
+        self._peer = peer
+        self._send = send
+
+    def check(self, request: Request) -> None:
+        """Whether the mesh of now could serve the request if it were empty.
+
+        Raises:
+            RequestFailed: it could not, saying what to raise.
+        """
+        books, submit = self._books, request.submit
+        self._admission.check(submit.num_tokens, books.memory.totals(), submit.forced_plan)
+        need, largest = self._decode_slots(request), books.placement.largest()
+        if largest and need > largest:
+            raise RequestFailed(
+                f"{submit.num_tokens} tokens and their first output need {need} slots of decode, "
+                f"the largest instance has {largest}; raise decode.kv_tokens"
+            )
+
+    def start_waiting(self, now: float) -> list[Request]:
+        """Start requests from the head of the queue until one has to wait.
+
+        Returns:
+            The requests that have started.
+        """
+        started = []
+        while (request := self._books.requests.head()) is not None:
+            decode = self._place(request)
+            if decode is None:
+                break
+            plan = self._plan(request, now)
+            if plan is None:
+                break
+            self._commit(request, plan, decode, now)
+            started.append(request)
+        return started
+
+    def _place(self, request: Request) -> Registered | None:
+        books = self._books
+        usable = {member.name for member in books.registry.of("decode-worker") if member.broker}
+        name = books.placement.choose(self._decode_slots(request), usable)
+        return None if name is None else books.registry.find(name)
+
+    def _plan(self, request: Request, now: float) -> Plan | None:
+        submit = request.submit
+        view, free = self._books.pool.view(now), self._books.memory.free()
+        if submit.forced_plan is not None:
+            return self._admission.forced(submit.forced_plan, submit.num_tokens, view, free)
+        return self._admission.plan(submit.num_tokens, view, free)
+
+    def _decode_slots(self, request: Request) -> int:
+        submit = request.submit
+        return decode_slots(submit.num_tokens, submit.ending.max_tokens, self._reserve)
+
+    def _commit(self, request: Request, plan: Plan, decode: Registered, now: float) -> None:
+        books, owner = self._books, request.owner
+        assert decode.broker is not None, "only placed where there is a broker"
+        books.requests.planned(request)
+        request.plan, request.decode, request.broker = plan, decode.name, decode.broker
+        request.parties = request.parties | {*plan.members, decode.name, decode.broker}
+        books.placement.book(owner, decode.name, self._decode_slots(request))
+        tasks = books.pool.commit(owner, plan)
+        last = {name: turn for task in tasks for name, turn in task.turns.items()}
+        books.memory.reserve(owner, plan_slots(plan), last)
+        target = self._target(decode, decode.broker)
+        members = tuple(self._member(name) for name in plan.members)
+        for task in tasks:
+            self._issue(request, task, members, target, now)
+
+    def _issue(
+        self, request: Request, task: Task, members: tuple[Member, ...], target: Target, now: float
+    ) -> None:
+        plan, submit = request.plan, request.submit
+        assert plan is not None, "issued after planning"
+        chunk = plan.chunks[task.index]
+        ids = request.ids[4 * chunk.history : 4 * (chunk.history + chunk.length + 1)]
+        for rank, name in enumerate(plan.group(task.index)):
+            run = RunChunk(
+                epoch=self._peer.incarnation,
+                seq=task.seq,
+                turn=task.turns[name],
+                request=submit.request,
+                attempt=submit.attempt,
+                index=task.index,
+                chunks=plan.chunks,
+                members=members,
+                rank=rank,
+                target=target,
+                gateway=submit.reply,
+                router=self._peer.inbox,
+                num_emitted=submit.num_emitted,
+                sampling=submit.sampling,
+                ending=submit.ending,
+                predicted=task.predicted,
+            )
+            self._books.dispatch.send(name, run, ids, now)
+            self._send(members[rank].inbox, run, ids)
+
+    def _member(self, name: str) -> Member:
+        hello = self._hello(name)
+        assert hello.ring is not None and hello.balance is not None, "checked when it joined"
+        return Member(name, hello.peer.incarnation, hello.peer.inbox, hello.ring, hello.balance)
+
+    def _target(self, decode: Registered, broker: str) -> Target:
+        hello = decode.hello
+        assert hello.link is not None, "checked when it joined"
+        return Target(
+            name=decode.name,
+            incarnation=hello.peer.incarnation,
+            inbox=decode.inbox,
+            link=hello.link,
+            num_backends=hello.num_backends,
+            broker=self._hello(broker).peer.inbox,
+        )
+
+    def _hello(self, name: str) -> Hello:
+        member = self._books.registry.find(name)
+        assert member is not None, "books name members only"
+        return member.hello
