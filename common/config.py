@@ -1,12 +1,39 @@
 """The configuration: one TOML preset into one frozen tree.
 
-Unknown key, missing key or wrong type stop the start with file and key. Environment variables
-override only addresses, names and secrets. Nothing writes to the tree after loading.
+Unknown key, missing key or wrong type stop the start with file and key. Nothing writes to the
+tree after loading. Environment variables override only addresses and names:
+
+TETRIS_ROUTER      mesh.router       the router's endpoint
+TETRIS_BIND        mesh.bind         address that inboxes and links bind
+TETRIS_ADVERTISE   mesh.advertise    host under which peers reach this process
+TETRIS_NAME        mesh.name         name of this process
+TETRIS_NODE        mesh.node         name of the machine
+TETRIS_PORT        gateway.port      port of the HTTP door
+TETRIS_MODEL_PATH  model.path        directory of the model
 """
 
-from typing import Annotated, Literal
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
+import msgspec
 from msgspec import Meta, Struct
+
+from common.errors import ConfigError
+from common.messages import Endpoint, Name
+
+VARIABLES = {
+    "TETRIS_ROUTER": "mesh.router",
+    "TETRIS_BIND": "mesh.bind",
+    "TETRIS_ADVERTISE": "mesh.advertise",
+    "TETRIS_NAME": "mesh.name",
+    "TETRIS_NODE": "mesh.node",
+    "TETRIS_PORT": "gateway.port",
+    "TETRIS_MODEL_PATH": "model.path",
+}
 
 Positive = Annotated[float, Meta(gt=0, le=1e6)]
 PositiveInt = Annotated[int, Meta(gt=0, le=2**31 - 1)]
@@ -32,14 +59,14 @@ class ModelConfig(Section, frozen=True):
 class MeshConfig(Section, frozen=True):
     """Control sockets of this process."""
 
-    router: str = "tcp://127.0.0.1:5550"
+    router: Endpoint = "tcp://127.0.0.1:5550"
     """The one well-known address."""
     bind: str = "127.0.0.1"
     """Address that inboxes and links bind; any port."""
     advertise: str | None = None
     """Host name under which peers reach this process, when it differs from `bind`."""
-    name: str | None = None
-    node: str | None = None
+    name: Name | None = None
+    node: Name | None = None
     heartbeat: Positive = 0.5
     resend: Positive = 0.5
     outbox: PositiveInt = 4096
@@ -107,3 +134,64 @@ class Config(Section, frozen=True):
     prefill: PrefillConfig = PrefillConfig()
     decode: DecodeConfig = DecodeConfig()
     log: LogConfig = LogConfig()
+
+
+def load(path: str | Path, overrides: Mapping[str, object] | None = None) -> Config:
+    """The tree of a preset; the environment overrides the file, `overrides` both.
+
+    Args:
+        path: of a TOML file.
+        overrides: values by dotted key, such as `{"model.path": "/models/x"}`.
+
+    Raises:
+        ConfigError: naming the file, variable or override, and the key.
+    """
+    tree = _read(Path(path))
+    sources: dict[str, str] = {}
+    for variable, key in VARIABLES.items():
+        if variable in os.environ:
+            _put(
+                tree,
+                key,
+                _number(os.environ[variable]) if key == "gateway.port" else os.environ[variable],
+            )
+            sources[key] = f"environment variable {variable}"
+    for key, value in (overrides or {}).items():
+        _put(tree, key, value)
+        sources[key] = "override"
+    try:
+        return msgspec.convert(tree, Config, strict=True)
+    except msgspec.ValidationError as error:
+        key, what = _place(str(error))
+        raise ConfigError(f"{sources.get(key, path)}: {key}: {what}") from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
+    except ValueError as error:
+        raise ConfigError(f"{path}: not TOML: {error}") from None
+
+
+def _put(tree: dict[str, Any], key: str, value: object) -> None:
+    *sections, last = key.split(".")
+    for section in sections:
+        tree = tree.setdefault(section, {})
+        if not isinstance(tree, dict):
+            # The file has a value where a table belongs; the check of the tree names it.
+            return
+    tree[last] = value
+
+
+def _number(text: str) -> int | str:
+    return int(text) if re.fullmatch(r"\d{1,9}", text) else text
+
+
+def _place(message: str) -> tuple[str, str]:
+    # msgspec ends its messages with the place, and names a missing or unknown field before it.
+    what, _, place = message.partition(" - at `$")
+    field = re.search(r"field `(.+?)`", what)
+    parts = [part for part in (place.strip("`."), field[1] if field else "") if part]
+    return ".".join(parts) or "the whole file", what

@@ -18,7 +18,12 @@ class ConfigError(TetrisError):
 
 
 class WireError(TetrisError):
-    """A message that is malformed, unknown or over a limit."""
+    """A message that is malformed, unknown or over a limit; `reason` is fit for a counter."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        """Args: one word out of a fixed few, and what a person wants to know beside it."""
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason = reason
 
 
 class LinkTimeout(TetrisError):

@@ -225,8 +225,12 @@ class Welcome(Message, frozen=True):
     broker: Endpoint | None = None
 
 
+UNKNOWN_MEMBER = "unknown member"
+"""The reason of a `Refused` that only asks for a new `Hello`, as after a router's restart."""
+
+
 class Refused(Message, frozen=True):
-    """The router cannot take a member in, and why."""
+    """The router cannot take a member in, and why; or it asks an unknown one for a `Hello`."""
 
     incarnation: Number
     reason: Text
