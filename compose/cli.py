@@ -13,14 +13,16 @@ from typing import NoReturn
 
 from msgspec import structs
 
-from common.config import Config
+from common.config import Config, load
 from common.errors import ConfigError
+from common.messages import Role
+from common.service import launch
 from compose import leash, preset
 from compose.launcher import RUN_DIRECTORY, Options, up
 from compose.model_cache import DEFAULT_MODEL, ModelCache, default_directory
 
 MISUSED = 2
-MODULES = {
+MODULES: dict[Role, str] = {
     "gateway": "gateway.service",
     "router": "services.router.service",
     "prefill-worker": "services.prefill_worker.service",
@@ -66,23 +68,22 @@ def _bench(argv: Sequence[str]) -> int:
     return int(importlib.import_module("loadgen.bench").main(argv))
 
 
-def _service(role: str, config: str, nice: int) -> int:
+def _service(role: Role, config: str, nice: int) -> int:
     if RUN_DIRECTORY in os.environ:
         leash.hold(Path(os.environ[RUN_DIRECTORY]))
     os.nice(nice)
-    return _start(role, _resolved(role, preset.load(preset.find(config), {})))
+    return _start(role, _resolved(role, load(preset.find(config))))
 
 
-def _resolved(role: str, config: Config) -> Config:
+def _resolved(role: Role, config: Config) -> Config:
     if role not in MODEL_ROLES:
         return config
     path = str(_models().resolve(config.model.path))
     return structs.replace(config, model=structs.replace(config.model, path=path))
 
 
-def _start(role: str, config: Config) -> int:
-    service = importlib.import_module("common.service")
-    return int(service.launch(role, importlib.import_module(MODULES[role]).serve, config))
+def _start(role: Role, config: Config) -> int:
+    return launch(role, importlib.import_module(MODULES[role]).serve, config)
 
 
 def _models() -> ModelCache:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from msgspec import structs
 
-from common.config import Config
+from common.config import VARIABLES, Config, load
 from common.errors import ConfigError
 from common.messages import Role
 from compose import preset
@@ -86,16 +86,20 @@ def ready_text(config: Config, seconds: float) -> str:
 
 
 def _config(options: Options) -> Config:
-    name = None if options.model in (None, DEFAULT_MODEL) else Path(str(options.model)).name
-    return preset.load(
-        preset.find(options.preset),
-        {
-            "model": {"path": options.model, "name": name, "dtype": options.dtype},
-            "gateway": {"port": options.port},
-            "mesh": {"router": f"tcp://{LOOPBACK}:{_free_port()}", "bind": LOOPBACK},
-            "log": {"format": "text"},
-        },
+    name = (
+        None if options.model in (None, DEFAULT_MODEL) else Path(str(options.model)).resolve().name
     )
+    overrides = {
+        "model.path": options.model,
+        "model.name": name,
+        "model.dtype": options.dtype,
+        "gateway.port": options.port,
+        "mesh.router": f"tcp://{LOOPBACK}:{_free_port()}",
+        "mesh.bind": LOOPBACK,
+        "log.format": "text",
+    }
+    given = {key: value for key, value in overrides.items() if value is not None}
+    return load(preset.find(options.preset), given)
 
 
 def _commands(options: Options, config: Config, directory: Path) -> Iterator[Command]:
@@ -121,7 +125,8 @@ def _members(options: Options) -> Iterator[tuple[Role, str]]:
 
 
 def _environment(directory: Path) -> dict[str, str]:
-    inherited = {key: value for key, value in os.environ.items() if key != "TETRIS_ROUTER"}
+    # The written configuration holds them already, changed for each process.
+    inherited = {key: value for key, value in os.environ.items() if key not in VARIABLES}
     sources = str(Path(__file__).resolve().parents[1])
     return {
         **inherited,

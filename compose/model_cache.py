@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import ConfigError
-from compose.gguf_model import GgufModel
 
 Report = Callable[[str], None]
 Convert = Callable[[Path, Path], None]
@@ -57,6 +56,9 @@ SMOLLM2 = Source(
 
 def convert_gguf(gguf: Path, directory: Path) -> None:
     """Write the Hugging Face form of `gguf` into `directory`."""
+    # Imported here: most starts find the model converted, and need none of what this loads.
+    from compose.gguf_model import GgufModel
+
     GgufModel(gguf).write(directory)
 
 

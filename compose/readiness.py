@@ -37,14 +37,7 @@ class Readiness:
 
 def _reason(body: bytes) -> str:
     try:
-        answer = json.loads(body)
-    except ValueError:
-        return "waiting for the workers"
-    reason = answer.get("waiting_for") or answer.get("reason") if isinstance(answer, dict) else None
-    match reason:
-        case str():
-            return f"waiting for {reason}"
-        case list():
-            return f"waiting for {', '.join(map(str, reason))}"
-        case _:
-            return "waiting for the workers"
+        missing = json.loads(body)["missing"]
+    except (ValueError, KeyError, TypeError):
+        missing = ["answer"]
+    return f"waiting for {', '.join(map(str, missing))}"
