@@ -53,8 +53,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "[1/3] virtual environment in $(VENV)"
 	@$(PYTHON) -m venv $(VENV)
 	@echo "[2/3] $(TORCH)"
-	@$(PIP) install --quiet --retries 1 $(TORCH_DEPENDENCIES) \
+	@$(PIP) install -qq --retries 1 $(TORCH_DEPENDENCIES) \
 	  --extra-index-url $(TORCH_INDEX) "$(TORCH)"
 	@echo "[3/3] tetris-serve with the versions of constraints.txt"
-	@$(PIP) install --quiet -c constraints.txt -e '.[dev]'
+	@$(PIP) install -qq -c constraints.txt -e '.[dev]'
 	@touch $@

@@ -27,6 +27,7 @@ from compose.model_cache import DEFAULT_MODEL, ModelCache, default_directory
 from compose.readiness import Readiness
 
 LOOPBACK = "127.0.0.1"
+MODULE = "compose.cli"
 NICE = {"prefill-worker": 5}
 """Decode steps are short and waited for: prefill yields to them where cores are few."""
 
@@ -56,20 +57,20 @@ def up(options: Options) -> int:
         ConfigError: preset, model or port are wrong; nothing was started.
     """
     console = Console(sys.stdout)
-    config = _config(options)
+    config = configure(options)
     _check_port(config)
     model = ModelCache(default_directory(), console.say).resolve(config.model.path)
     config = structs.replace(config, model=structs.replace(config.model, path=str(model)))
     with tempfile.TemporaryDirectory(prefix="tetris-") as directory:
-        commands = list(_commands(options, config, Path(directory)))
-        console.say(f"starting {len(commands)} processes for {config.model.name}")
-        return asyncio.run(_run(commands, console, config))
+        processes = list(commands(options, config, Path(directory)))
+        console.say(f"starting {len(processes)} processes for {config.model.name}")
+        return asyncio.run(_run(processes, console, config))
 
 
-async def _run(commands: list[Command], console: Console, config: Config) -> int:
+async def _run(processes: list[Command], console: Console, config: Config) -> int:
     door = (_reachable(config.gateway.host), config.gateway.port)
     mesh = LocalMesh(
-        commands, console, Readiness(*door), lambda seconds: ready_text(config, seconds)
+        processes, console, Readiness(*door), lambda seconds: ready_text(config, seconds)
     )
     return await mesh.run()
 
@@ -85,7 +86,8 @@ def ready_text(config: Config, seconds: float) -> str:
 """
 
 
-def _config(options: Options) -> Config:
+def configure(options: Options) -> Config:
+    """The preset with the options, and with what this machine decides."""
     name = (
         None if options.model in (None, DEFAULT_MODEL) else Path(str(options.model)).resolve().name
     )
@@ -102,13 +104,14 @@ def _config(options: Options) -> Config:
     return load(preset.find(options.preset), given)
 
 
-def _commands(options: Options, config: Config, directory: Path) -> Iterator[Command]:
+def commands(options: Options, config: Config, directory: Path) -> Iterator[Command]:
+    """What to start; writes each process's configuration into `directory`."""
     environment = _environment(directory)
     for role, name in _members(options):
         own = structs.replace(config, mesh=structs.replace(config.mesh, name=name))
         file = directory / f"{name}.toml"
         file.write_text(preset.dump(own), encoding="utf-8")
-        argv = [sys.executable, "-P", "-m", "compose.cli", "service", role, "--config", str(file)]
+        argv = [sys.executable, "-P", "-m", MODULE, "service", role, "--config", str(file)]
         if role in NICE:
             argv += ["--nice", str(NICE[role])]
         yield Command(name, tuple(argv), environment)
