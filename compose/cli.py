@@ -1,0 +1,154 @@
+"""The `tetris` command."""
+
+import argparse
+import importlib
+import importlib.metadata
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from msgspec import structs
+
+from common.config import Config, load
+from common.errors import ConfigError
+from common.messages import Role
+from common.service import launch
+from compose import leash, preset
+from compose.launcher import RUN_DIRECTORY, Options, up
+from compose.model_cache import DEFAULT_MODEL, ModelCache, default_directory
+
+MISUSED = 2
+MODULES: dict[Role, str] = {
+    "gateway": "gateway.service",
+    "router": "services.router.service",
+    "prefill-worker": "services.prefill_worker.service",
+    "decode-worker": "services.decode_worker.service",
+    "kv-transfer": "services.kv_transfer.service",
+}
+"""Imported only by the process that runs them, so that the router never loads torch."""
+MODEL_ROLES = ("gateway", "prefill-worker", "decode-worker")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status: 2 for a wrong call or configuration."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(argv)
+    if options.command == "bench":
+        return _bench(rest)
+    if rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    try:
+        return _run(options)
+    except ConfigError as error:
+        sys.stderr.write(f"tetris: {error}\n")
+        return MISUSED
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+
+
+def _run(options: argparse.Namespace) -> int:
+    match options.command:
+        case "up":
+            _unwind_on_sigterm()
+            wanted = {key: value for key, value in vars(options).items() if key != "command"}
+            return up(Options(**wanted))
+        case "service":
+            return _service(options.role, options.config, options.nice)
+        case _:
+            _unwind_on_sigterm()
+            sys.stdout.write(f"{_models().resolve(options.model)}\n")
+            return 0
+
+
+def _bench(argv: Sequence[str]) -> int:
+    return int(importlib.import_module("loadgen.bench").main(argv))
+
+
+def _service(role: Role, config: str, nice: int) -> int:
+    if RUN_DIRECTORY in os.environ:
+        leash.hold(Path(os.environ[RUN_DIRECTORY]))
+    os.nice(nice)
+    return _start(role, _resolved(role, load(preset.find(config))))
+
+
+def _resolved(role: Role, config: Config) -> Config:
+    if role not in MODEL_ROLES:
+        return config
+    path = str(_models().resolve(config.model.path))
+    return structs.replace(config, model=structs.replace(config.model, path=path))
+
+
+def _start(role: Role, config: Config) -> int:
+    return launch(role, importlib.import_module(MODULES[role]).serve, config)
+
+
+def _models() -> ModelCache:
+    return ModelCache(default_directory(), lambda text: sys.stderr.writelines([text, "\n"]))
+
+
+def _unwind_on_sigterm() -> None:
+    def leave(number: int, frame: FrameType | None) -> NoReturn:
+        sys.exit(128 + signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, leave)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="tetris",
+        description="Long-context LLM serving with chunkwise dynamic sequence parallelism.",
+    )
+    parser.add_argument("--version", action="version", version=_version())
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_up(commands.add_parser("up", help="run a mesh on this machine"))
+    commands.add_parser("bench", help="measure a running mesh", add_help=False)
+    _add_service(commands.add_parser("service", help="run one service in the foreground"))
+    _add_model(commands.add_parser("model", help="prepare models"))
+    return parser
+
+
+def _add_up(parser: argparse.ArgumentParser) -> None:
+    defaults = Options()
+    parser.add_argument("--prefill", type=_count, default=defaults.prefill, metavar="N",
+                        help="prefill workers (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--decode", type=_count, default=defaults.decode, metavar="N",
+                        help="decode workers (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--model", help=f"{DEFAULT_MODEL} or a local Hugging Face directory")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"])
+    parser.add_argument("--port", type=int, help="of the HTTP API (default: the preset's)")
+    parser.add_argument("--preset", default=defaults.preset,
+                        help="name or TOML file (default: %(default)s)")  # fmt: skip
+
+
+def _add_service(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("role", choices=list(MODULES))
+    parser.add_argument("--config", required=True, help="TOML file or name of a preset")
+    parser.add_argument("--nice", type=int, default=0, help="priority to give up")
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    prepare = actions.add_parser("prepare", help="convert a model and print its directory")
+    prepare.add_argument("--model", default=DEFAULT_MODEL)
+
+
+def _count(text: str) -> int:
+    count = int(text)
+    if not 1 <= count <= 64:
+        raise argparse.ArgumentTypeError("must be between 1 and 64")
+    return count
+
+
+def _version() -> str:
+    try:
+        return f"tetris {importlib.metadata.version('tetris-serve')}"
+    except importlib.metadata.PackageNotFoundError:
+        return "tetris (not installed)"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,170 @@
+import asyncio
+import io
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from compose.child import Command
+from compose.console import Console
+from compose.local_mesh import LocalMesh, Waits
+
+ROOT = Path(__file__).resolve().parents[2]
+SHORT = Waits(start=20.0, stop=5.0, poll=0.01, repeat=0.01)
+
+OBEDIENT = """
+import sys, threading
+from compose import leash
+leash.hold(None)
+print('up', flush=True)
+threading.Event().wait()
+"""
+DEAF = """
+import signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print('up', flush=True)
+while True: time.sleep(60)
+"""
+DYING = """
+import sys
+sys.exit('the model is not a model')
+"""
+ORPHAN = """
+import asyncio, os, sys, tempfile
+from pathlib import Path
+from compose.child import Command
+from compose.console import Console
+from compose.local_mesh import LocalMesh
+
+CHILD = '''
+import os, sys, threading
+from pathlib import Path
+from compose import leash
+directory = Path(sys.argv[1])
+leash.hold(directory)
+print('child', os.getpid(), directory, flush=True)
+threading.Event().wait()
+'''
+
+async def never():
+    return 'waiting'
+
+async def main(directory):
+    command = (sys.executable, '-c', CHILD, directory)
+    commands = [Command(name, command, os.environ) for name in ('one', 'two')]
+    await LocalMesh(commands, Console(sys.stdout), never, str).run()
+
+with tempfile.TemporaryDirectory() as directory:
+    Path(directory, 'one.toml').write_text('')
+    asyncio.run(main(directory))
+"""
+
+
+def command(name: str, code: str) -> Command:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return Command(name, (sys.executable, "-c", code), environment)
+
+
+class CountedProbe:
+    """Ready once every child has said that it is up."""
+
+    def __init__(self, log: io.StringIO, needed: int) -> None:
+        self._log = log
+        self._needed = needed
+
+    async def __call__(self) -> str | None:
+        missing = self._needed - self._log.getvalue().count("| up")
+        return f"waiting for {missing}" if missing > 0 else None
+
+
+def run(codes: dict[str, str], needed: int, waits: Waits = SHORT) -> tuple[int, str]:
+    """Run a mesh that stops itself as soon as it is ready; its status and log."""
+    log = io.StringIO()
+
+    def stop_when_ready(seconds: float) -> str:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return f"ready after {'no' if seconds < 0 else 'some'} time"
+
+    commands = [command(name, code) for name, code in codes.items()]
+    console = Console(log)
+
+    async def main() -> int:
+        probe = CountedProbe(log, needed)
+        return await LocalMesh(commands, console, probe, stop_when_ready, waits).run()
+
+    return asyncio.run(main()), log.getvalue()
+
+
+def has_ended(pid: int) -> Callable[[float], bool]:
+    """A wait for the end of a process that is not a child of ours."""
+    descriptor = os.pidfd_open(pid)
+
+    def wait(seconds: float) -> bool:
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        ended = bool(poll.poll(seconds * 1000))
+        os.close(descriptor)
+        return ended
+
+    return wait
+
+
+def test_children_start_are_announced_once_and_stop_on_a_signal() -> None:
+    status, log = run({"router": OBEDIENT, "gateway": OBEDIENT}, needed=2)
+    assert status == 0
+    assert log.count("ready after some time") == 1
+    assert "waiting for" in log
+    assert "ended by itself" not in log
+
+
+def test_a_child_that_dies_ends_the_mesh_with_its_last_lines() -> None:
+    status, log = run({"router": OBEDIENT, "decode-worker-0": DYING}, needed=9)
+    assert status == 1
+    assert "decode-worker-0 ended by itself (exit status 1)" in log
+    assert log.count("the model is not a model") == 2
+    assert "ready" not in log
+
+
+def test_a_child_that_ignores_the_request_to_stop_is_killed() -> None:
+    waits = Waits(start=20.0, stop=0.2, poll=0.01, repeat=60.0)
+    status, log = run({"router": OBEDIENT, "deaf": DEAF}, needed=2, waits=waits)
+    assert status == 0
+    assert "still there after 0 s: deaf" in log
+
+
+def test_a_start_that_takes_too_long_ends() -> None:
+    waits = Waits(start=0.1, stop=5.0, poll=0.01, repeat=60.0)
+    status, log = run({"router": OBEDIENT}, needed=2, waits=waits)
+    assert status == 1
+    assert "not ready after" in log
+
+
+def test_every_line_stands_under_the_name_of_its_process() -> None:
+    _, log = run({"router": OBEDIENT, "gateway": OBEDIENT}, needed=2)
+    assert {line.split("|")[0].strip() for line in log.splitlines() if line.endswith("| up")} == {
+        "router",
+        "gateway",
+    }
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="waits with pidfd")
+def test_nothing_is_left_when_the_launcher_itself_is_killed() -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    launcher = subprocess.Popen(
+        [sys.executable, "-c", ORPHAN], stdout=subprocess.PIPE, text=True, env=environment
+    )
+    with launcher:
+        assert launcher.stdout is not None
+        lines = (line.split("|")[1].split() for line in launcher.stdout)
+        children = [next(words for words in lines if words[0] == "child") for _ in range(2)]
+        waits = [has_ended(int(pid)) for _, pid, _ in children]
+        directory = Path(children[0][2])
+        assert (directory / "one.toml").exists()
+        launcher.kill()
+    assert all(wait(10.0) for wait in waits)
+    assert not directory.exists()
