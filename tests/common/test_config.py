@@ -42,7 +42,7 @@ def test_a_preset_fills_the_tree_and_the_rest_has_defaults(tmp_path: Path):
         (MODEL + "[gateway]\nport = 65536", "gateway.port", "<= 65535"),
         (MODEL + "[mesh]\nheartbeat = nan", "mesh.heartbeat", "Expected `float`"),
         (MODEL + "[mesh]\nname = 'two words'", "mesh.name", "matching regex"),
-        (MODEL + "[router]\nsp_size_candidates = [1, 0]", "router.sp_size_candidates[1]", "> 0"),
+        (MODEL + "[router]\nsp_size_candidates = [1, 0]", "router.sp_size_candidates[1]", ">= 1"),
         (MODEL + "dtype = 'int8'", "model.dtype", "Invalid enum value"),
         ("model = 3", "model", "Expected `object`, got `int`"),
         (MODEL + "[log]\nlevel = 1979-05-27", "log.level", "Expected `str`"),
@@ -63,7 +63,7 @@ def test_a_file_that_cannot_be_read_is_refused_by_name(tmp_path: Path):
         load(tmp_path / "missing.toml")
     with pytest.raises(ConfigError, match="Is a directory"):
         load(tmp_path)
-    with pytest.raises(ConfigError, match=r"preset\.toml: not TOML: .*line 1"):
+    with pytest.raises(ConfigError, match=r"preset\.toml: not TOML: Invalid value"):
         load(preset(tmp_path, "model = ["))
     (tmp_path / "latin.toml").write_bytes(b'name = "\xe9"')
     with pytest.raises(ConfigError, match=r"latin\.toml: not TOML"):

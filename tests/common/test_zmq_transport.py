@@ -46,8 +46,10 @@ class Running:
 
     async def __aexit__(self, *raised: Any) -> None:
         self._task.cancel()
-        await self._group.__aexit__(*raised)
-        await self.mesh.close()
+        try:
+            await self._group.__aexit__(*raised)
+        finally:
+            await self.mesh.close()
 
     async def take(self, count: int) -> list[int]:
         return [(await self.mesh.receive())[0].attempt for _ in range(count)]
@@ -107,6 +109,7 @@ def test_a_frame_over_the_limit_costs_its_sender_the_connection_and_nobody_else(
                 stranger.send(bytes(LIMIT + 1))
                 assert await asyncio.to_thread(monitor.poll, 10_000)
                 stranger.disable_monitor()
+                monitor.close(0)
             a.mesh.send(b.mesh.inbox, Cancel("r", 1))
             assert await b.take(1) == [1]
 
@@ -168,7 +171,16 @@ def test_forgetting_peers_leaves_the_next_sockets_awake():
 
 
 @pytest.mark.parametrize(
-    "endpoint", ["", "nonsense", "inproc://x", "tcp://", "tcp://h:0", "tcp://h:99999", "udp://h:1"]
+    "endpoint",
+    [
+        "",
+        "nonsense",
+        "inproc://x",
+        "tcp://",
+        "tcp://*:5",
+        "ipc://",
+        "udp://h:1",
+    ],
 )
 def test_what_is_no_endpoint_is_dropped_and_counted(endpoint: str):
     async def main() -> None:
