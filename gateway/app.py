@@ -112,6 +112,7 @@ def runner(app: web.Application) -> web.AppRunner:
 
 
 async def _name(http: web.BaseRequest, response: web.StreamResponse) -> None:
+    response.headers["Server"] = "tetris"
     given = http.headers.get(REQUEST_ID, "")
     response.headers[REQUEST_ID] = given if _VALID_ID.fullmatch(given) else secrets.token_hex(16)
 

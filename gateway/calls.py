@@ -134,7 +134,6 @@ class Calls:
         call = Call(name, stream, forced_plan, self)
         call.last = arrival
         self._open[name] = call
-        self._figures.prompt_tokens.inc(len(stream.prompt))
         try:
             yield call
         finally:
@@ -190,6 +189,7 @@ class Calls:
         if call.first is None:
             call.first = now
             self._figures.ttft.observe(now - call.last)
+            self._figures.prompt_tokens.inc(len(call.stream.prompt))
         else:
             self._figures.itl.observe(now - call.last)
         self._figures.generation_tokens.inc()
@@ -228,7 +228,8 @@ class Calls:
     def _close(self, call: Call, arrival: float) -> None:
         stream = call.stream
         self._figures.ended(stream.finish or ("error" if call.failure else "abort"))
-        self._figures.e2e.observe(self._clock.now() - arrival)
+        if stream.finish is not None:
+            self._figures.e2e.observe(self._clock.now() - arrival)
         if stream.closed:
             return
         if stream.finish is not None:

@@ -27,7 +27,7 @@ class Figures:
             "vllm:e2e_request_latency_seconds", "Arrival to last token.", _E2E, label
         ).labels(model)
         self.prompt_tokens = metrics.counter(
-            "vllm:prompt_tokens", "Prompt tokens of accepted requests.", label
+            "vllm:prompt_tokens", "Prompt tokens of requests that began to answer.", label
         ).labels(model)
         self.generation_tokens = metrics.counter(
             "vllm:generation_tokens", "Tokens received from the mesh.", label

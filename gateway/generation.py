@@ -90,8 +90,7 @@ class Generation:
         self, http: web.Request, request: Request, call: Call, deadline: float
     ) -> web.StreamResponse:
         form = self._format(request, call.name)
-        ignored = ",".join(name for name in request.ignored if name.isascii())[:1024]
-        headers = {"x-tetris-ignored": ignored} if ignored else {}
+        headers = {"x-tetris-ignored": ",".join(request.ignored)} if request.ignored else {}
         if request.stream:
             return await EventStream(request, form, headers).run(http, call, deadline)
         pieces = await _all(call, deadline)
@@ -117,7 +116,7 @@ class Generation:
 async def _body(http: web.Request) -> bytes:
     if http.content_type != JSON:
         raise Refusal(415, f"The content type must be {JSON}.")
-    if http.headers.get("Content-Encoding", "identity") != "identity":
+    if http.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise Refusal(415, "Compressed bodies are not taken.")
     if (http.content_length or 0) > http.client_max_size:
         raise web.HTTPRequestEntityTooLarge(http.client_max_size, http.content_length or 0)

@@ -5,9 +5,15 @@ the request without it would silently answer another question. Unknown fields ar
 named, as clients send many of their own.
 """
 
+import re
+
 import msgspec
 
 from gateway.errors import Refusal, invalid
+
+MAX_NAMED = 32
+"""Ignored fields that are named to the client."""
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 Neutral = bool | int | float | str | list[str] | dict[str, str]
 
@@ -56,7 +62,7 @@ _NEUTRAL: dict[str, tuple[Neutral, ...]] = {
 
 
 def examine(fields: dict[str, msgspec.Raw], served: frozenset[str]) -> tuple[str, ...]:
-    """The names of the ignored fields of a request.
+    """The names of the ignored fields of a request, as far as a header can hold them.
 
     Raises:
         Refusal: a field would change the answer and is not served.
@@ -64,7 +70,8 @@ def examine(fields: dict[str, msgspec.Raw], served: frozenset[str]) -> tuple[str
     for name in fields.keys() & _NEUTRAL.keys():
         if not _is_neutral(fields[name], _NEUTRAL[name]):
             raise _unsupported(name)
-    return tuple(sorted(fields.keys() - served - HARMLESS - _NEUTRAL.keys()))
+    ignored = sorted(fields.keys() - served - HARMLESS - _NEUTRAL.keys())
+    return tuple(name for name in ignored if _NAME.fullmatch(name))[:MAX_NAMED]
 
 
 def _is_neutral(raw: msgspec.Raw, values: tuple[Neutral, ...]) -> bool:

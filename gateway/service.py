@@ -51,7 +51,8 @@ class Gateway:
         except OSError as error:
             where = f"{config.host}:{config.port}"
             raise ConfigError(f"gateway.host, gateway.port: cannot listen on {where}") from error
-        self._process.log.info("listening", addresses=[str(a) for a in runner.addresses])
+        for host, port, *_ in runner.addresses:
+            self._process.log.info("listening", host=host, port=port)
 
     async def _read(self) -> None:
         self._moving = True

@@ -109,8 +109,15 @@ def accept(mesh: FakeMesh, submit: Submit, ids: list[int]) -> None:
 class Client:
     """HTTP against the gateway under test."""
 
-    def __init__(self, session: aiohttp.ClientSession, url: str, mesh: FakeMesh) -> None:
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        url: str,
+        mesh: FakeMesh,
+        stop: Callable[[], object],
+    ) -> None:
         self.session = session
+        self.stop = stop
         self.url = url
         self.mesh = mesh
 
@@ -165,7 +172,7 @@ class Bench:
         async with asyncio.TaskGroup() as group, aiohttp.ClientSession() as session:
             loops = [fake.run(), mesh.run(), router.run(), service.serve(process)]
             tasks = [group.create_task(loop) for loop in loops]
-            client = Client(session, f"http://127.0.0.1:{settings['port']}", fake)
+            client = Client(session, f"http://127.0.0.1:{settings['port']}", fake, tasks[-1].cancel)
             async with asyncio.timeout(20):
                 await self._until_ready(client)
                 await scenario(client)

@@ -117,7 +117,7 @@ def test_wrong_model_route_method_type_and_size_are_json_errors(bench: Bench) ->
         assert (status, answer["error"]["param"]) == (400, "x-tetris-plan")
         given = {"x-request-id": "mine-1"}
         _, _, headers = await client.post("/v1/nothing", {}, **given)
-        assert headers["x-request-id"] == "mine-1"
+        assert (headers["x-request-id"], headers["Server"]) == ("mine-1", "tetris")
 
     bench(accept, scenario, max_body_bytes=4096)
 
