@@ -33,6 +33,7 @@ class Groups:
     def __init__(self, nodes: list[list[int]], queues: list[list[float]]) -> None:
         self._nodes = nodes
         self._queues = queues
+        self._size = sum(map(len, nodes))
         self._made: dict[tuple[tuple[int, ...], int], Group] = {}
         self.empty = Group((), (0,) * len(nodes), 0.0)
 
@@ -49,7 +50,7 @@ class Groups:
 
     def within(self, group: Group, members: Group) -> "tuple[Groups, Group]":
         """The groups that the instances of `group` offer, and `members` as their start."""
-        if group.size == sum(map(len, self._nodes)):
+        if group.size == self._size:
             return self, members
         inner = Groups(
             [node[:count] for node, count in zip(self._nodes, group.counts, strict=True)],
