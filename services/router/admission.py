@@ -6,7 +6,7 @@ from dataclasses import replace
 from common.errors import RequestFailed
 from common.latency import LatencyModel
 from services.router.forced import forced_plan, parse
-from services.router.memory import fits, member_slots, plan_slots, single_chunk_slots
+from services.router.memory import fits, member_slots, single_chunk_slots
 from services.router.plan import Plan, Policy, PoolView
 from services.router.planner import Planner
 
@@ -67,8 +67,8 @@ class Admission:
         names = tuple(totals)
         empty = PoolView(names, ("node",) * len(names), (0.0,) * len(names))
         if forced is not None:
-            plan = forced_plan(forced, length, empty, self.policy, self.model)
-            possible = max(plan_slots(plan).values()) <= min(totals.values())
+            forced_plan(forced, length, empty, self.policy, self.model)
+            possible = self.forced(forced, length, empty, totals) is not None
         else:
             possible = self.plan(length, empty, totals) is not None
         if not possible:

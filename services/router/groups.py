@@ -33,6 +33,8 @@ class Groups:
     def __init__(self, nodes: list[list[int]], queues: list[list[float]]) -> None:
         self._nodes = nodes
         self._queues = queues
+        self._size = sum(map(len, nodes))
+        self._largest = max(map(len, nodes), default=0)
         self._made: dict[tuple[tuple[int, ...], int], Group] = {}
         self.empty = Group((), (0,) * len(nodes), 0.0)
 
@@ -49,13 +51,15 @@ class Groups:
 
     def within(self, group: Group, members: Group) -> "tuple[Groups, Group]":
         """The groups that the instances of `group` offer, and `members` as their start."""
-        if group.size == sum(map(len, self._nodes)):
+        if group.size == self._size:
             return self, members
+        kept = [(node, count) for node, count in enumerate(group.counts) if count]
         inner = Groups(
-            [node[:count] for node, count in zip(self._nodes, group.counts, strict=True)],
-            [queue[:count] for queue, count in zip(self._queues, group.counts, strict=True)],
+            [self._nodes[node][:count] for node, count in kept],
+            [self._queues[node][:count] for node, count in kept],
         )
-        return inner, Group(members.members, members.counts, members.delay)
+        counts = tuple([members.counts[node] for node, _ in kept])
+        return inner, Group(members.members, counts, members.delay)
 
     def extend(self, group: Group, size: int) -> Group:
         """`group` and the instances that make it `size` strong; size <= all instances."""
@@ -93,7 +97,7 @@ class Groups:
             -1 when all instances of `nodes` are in the group.
         """
         best, best_delay = -1, math.inf
-        for node in nodes:
+        for node in nodes if need <= self._largest else ():
             queue = self._queues[node]
             last = counts[node] + need - 1
             if last < len(queue) and queue[last] < best_delay:

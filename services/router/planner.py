@@ -87,6 +87,7 @@ class _Search:
         self._min_chunk = max(1, policy.min_chunk)
         self._model = model
         self._curves = model.curves
+        self._least = min(model.predict(size, 0, self._min_chunk) for size in model.curves)
         self.best: tuple[Step, ...] = ()
         self.best_ttft = math.inf
 
@@ -97,7 +98,8 @@ class _Search:
         """
         last = self.close(at, sizes)
         smaller = sizes[: sizes.index(last.size) + 1]
-        if len(smaller) == 1:
+        # Whatever fills a gap takes this long, and no gap is longer than the last chunk's wait.
+        if len(smaller) == 1 or last.delay - at.passed < self._least:
             return
         groups, members = at.groups.within(last, at.members)
         for index, size in enumerate(smaller[:-1], 1):

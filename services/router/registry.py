@@ -131,15 +131,13 @@ class Registry:
 
 
 def _missing(hello: Hello) -> list[str]:
-    match hello.role:
-        case "prefill-worker":
-            needed = ("layout", "ring", "balance", "total_slots")
-        case "decode-worker":
-            needed = ("layout", "link", "total_slots", "num_backends")
-        case "gateway" | "kv-transfer":
-            needed = ()
-        case "router":
-            return ["own mesh, for there is one router"]
+    needed: tuple[str, ...] = ()
+    if hello.role == "router":
+        return ["own mesh, for there is one router"]
+    if hello.role == "prefill-worker":
+        needed = ("layout", "ring", "balance", "total_slots")
+    elif hello.role == "decode-worker":
+        needed = ("layout", "link", "total_slots", "num_backends")
     return [field for field in needed if not getattr(hello, field)]
 
 

@@ -73,6 +73,9 @@ class Router:
                 self._report(message, now)
             case _:
                 self.num_ignored += 1
+        self._start(now)
+
+    def _start(self, now: float) -> None:
         for request in self._planning.start_waiting(now):
             self._send(request.submit.reply.inbox, request.accepted())
 
@@ -130,7 +133,9 @@ class Router:
             return
         self._supersede(submit, now)
         requests.add(request)
-        self._send(submit.reply.inbox, request.accepted())
+        self._start(now)
+        if request.plan is None:
+            self._send(submit.reply.inbox, request.accepted())
 
     def _rejection(self, request: Request) -> Rejected | None:
         """Why a new attempt is not taken in; None when it is."""
