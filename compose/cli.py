@@ -30,7 +30,8 @@ MODULES: dict[Role, str] = {
     "kv-transfer": "services.kv_transfer.service",
 }
 """Imported only by the process that runs them, so that the router never loads torch."""
-MODEL_ROLES = ("gateway", "prefill-worker", "decode-worker")
+WITHOUT_MODEL: Role = "router"
+"""It learns from its members which model they serve."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -76,7 +77,7 @@ def _service(role: Role, config: str, nice: int) -> int:
 
 
 def _resolved(role: Role, config: Config) -> Config:
-    if role not in MODEL_ROLES:
+    if role == WITHOUT_MODEL:
         return config
     path = str(_models().resolve(config.model.path))
     return structs.replace(config, model=structs.replace(config.model, path=path))
