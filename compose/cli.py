@@ -120,7 +120,9 @@ def _add_up(parser: argparse.ArgumentParser) -> None:
                         help="decode workers (default: %(default)s)")  # fmt: skip
     parser.add_argument("--model", help=f"{DEFAULT_MODEL} or a local Hugging Face directory")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"])
-    parser.add_argument("--port", type=int, help="of the HTTP API (default: the preset's)")
+    parser.add_argument(
+        "--port", type=int, help="of the HTTP API, 0 for any (default: the preset's)"
+    )
     parser.add_argument("--preset", default=defaults.preset,
                         help="name or TOML file (default: %(default)s)")  # fmt: skip
 
