@@ -30,7 +30,8 @@ MODULES: dict[Role, str] = {
     "kv-transfer": "services.kv_transfer.service",
 }
 """Imported only by the process that runs them, so that the router never loads torch."""
-MODEL_ROLES = ("gateway", "prefill-worker", "decode-worker")
+WITHOUT_MODEL: Role = "router"
+"""It learns from its members which model they serve."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -76,7 +77,7 @@ def _service(role: Role, config: str, nice: int) -> int:
 
 
 def _resolved(role: Role, config: Config) -> Config:
-    if role not in MODEL_ROLES:
+    if role == WITHOUT_MODEL:
         return config
     path = str(_models().resolve(config.model.path))
     return structs.replace(config, model=structs.replace(config.model, path=path))
@@ -119,7 +120,9 @@ def _add_up(parser: argparse.ArgumentParser) -> None:
                         help="decode workers (default: %(default)s)")  # fmt: skip
     parser.add_argument("--model", help=f"{DEFAULT_MODEL} or a local Hugging Face directory")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"])
-    parser.add_argument("--port", type=int, help="of the HTTP API (default: the preset's)")
+    parser.add_argument(
+        "--port", type=int, help="of the HTTP API, 0 for any (default: the preset's)"
+    )
     parser.add_argument("--preset", default=defaults.preset,
                         help="name or TOML file (default: %(default)s)")  # fmt: skip
 

@@ -40,7 +40,7 @@ RUN_DIRECTORY = "TETRIS_RUN_DIRECTORY"
 
 @dataclass(frozen=True)
 class Options:
-    """What `tetris up` was asked for; None leaves the preset's value."""
+    """What `tetris up` was asked for; None leaves the preset's value, port 0 takes a free one."""
 
     prefill: int = 2
     decode: int = 1
@@ -64,14 +64,14 @@ def up(options: Options) -> int:
     with tempfile.TemporaryDirectory(prefix="tetris-") as directory:
         processes = list(commands(options, config, Path(directory)))
         console.say(f"starting {len(processes)} processes for {config.model.name}")
-        return asyncio.run(_run(processes, console, config))
+        needed = {"prefill-worker": options.prefill, "decode-worker": options.decode}
+        door = (_reachable(config.gateway.host), config.gateway.port)
+        probe = Readiness(*door, needed)
+        return asyncio.run(_run(processes, console, probe, config))
 
 
-async def _run(processes: list[Command], console: Console, config: Config) -> int:
-    door = (_reachable(config.gateway.host), config.gateway.port)
-    mesh = LocalMesh(
-        processes, console, Readiness(*door), lambda seconds: ready_text(config, seconds)
-    )
+async def _run(processes: list[Command], console: Console, probe: Readiness, config: Config) -> int:
+    mesh = LocalMesh(processes, console, probe, lambda seconds: ready_text(config, seconds))
     return await mesh.run()
 
 
@@ -95,7 +95,7 @@ def configure(options: Options) -> Config:
         "model.path": options.model,
         "model.name": name,
         "model.dtype": options.dtype,
-        "gateway.port": options.port,
+        "gateway.port": _free_port() if options.port == 0 else options.port,
         "mesh.router": f"tcp://{LOOPBACK}:{_free_port()}",
         "mesh.bind": LOOPBACK,
         "log.format": "text",
