@@ -33,8 +33,9 @@ class ModelEngine:
 
     def __init__(self, model: Model, cache: KvCache) -> None:
         self._model = model
-        self._keys = list(cache.keys.unbind())
-        self._values = list(cache.values.unbind())
+        # one [G, slots, D] per layer
+        self._keys = list(cache.keys.transpose(1, 2).unbind())
+        self._values = list(cache.values.transpose(1, 2).unbind())
 
     @torch.inference_mode()
     def step(self, batch: Sequence[Entry]) -> list[Sampled]:
@@ -58,10 +59,8 @@ class ModelEngine:
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
             keys, values = self._keys[layer], self._values[layer]
-            keys.index_copy_(0, slots, k.transpose(0, 1))
-            values.index_copy_(0, slots, v.transpose(0, 1))
-            # [slots, G, D] seen as [G, slots, D]
-            keys, values = keys.transpose(0, 1), values.transpose(0, 1)
+            keys.index_copy_(1, slots, k)
+            values.index_copy_(1, slots, v)
             outs = [
                 _attend_spans(q.narrow(1, row, 1), keys, values, spans, scale)
                 for row, spans in enumerate(contexts)
