@@ -4,16 +4,13 @@ Used by the event loop alone and never waits. A request lives here from its firs
 until its KV is released; what is over is remembered for a while, so that nothing late revives it.
 """
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import LinkTimeout, OutOfPages, TetrisError
-from common.generation import finish
 from common.messages import (
     Cancel,
     ChunkDone,
@@ -65,8 +62,8 @@ class Slots(NamedTuple):
 class Hands(Protocol):
     """What an instance drives: its engine thread and its copy thread; nothing here waits."""
 
-    def start(self, work: Work) -> None:
-        """Compute a chunk; only one at a time."""
+    def start(self, work: Work, instance: "Instance") -> None:
+        """Compute a chunk and tell `instance` what becomes of it; only one at a time."""
 
     def submit(self, parcel: Parcel) -> None:
         """Send KV."""
@@ -87,13 +84,10 @@ class _Live:
 class Instance:
     """The control side of one prefill instance."""
 
-    def __init__(
-        self, process: Process, sends: SendManager, hands: Hands, eos_ids: Collection[int]
-    ) -> None:
+    def __init__(self, process: Process, sends: SendManager, hands: Hands) -> None:
         self._process = process
         self._sends = sends
         self._hands = hands
-        self._eos_ids = eos_ids
         self._turns: Turns[Work] = Turns()
         self._live: dict[Owner, _Live] = {}
         self._ended: Recent[Owner] = Recent(MAX_ENDED)
@@ -161,34 +155,25 @@ class Instance:
 
     def on_done(self, run: RunChunk, result: ChunkResult) -> None:
         """The engine has computed a chunk."""
-        owner, token = Owner(run.request, run.attempt), self._judged(run, result.first)
-        sent = self._sends.on_computed(Key(*owner, run.index), token, self._now())
+        owner = _owner(run)
+        sent = self._sends.on_computed(Key(*owner, run.index), result.first, self._now())
         peer = self._process.peer
         done = ChunkDone(
-            name=peer.name,
-            incarnation=peer.incarnation,
-            seq=run.seq,
-            turn=run.turn,
-            request=run.request,
-            attempt=run.attempt,
-            index=run.index,
-            compute=result.compute,
-            wait=result.wait,
-            balance=result.balance,
-            send=0.0,
+            *(peer.name, peer.incarnation, run.seq, run.turn, *owner, run.index),
+            *(result.compute, result.wait, result.balance, 0.0),
             sent_bytes=sent.acknowledged,
             total_bytes=sent.total,
         )
         self._send(run, done)
         if owner in self._live:
             self._live[owner].is_computed = run.index == len(run.chunks) - 1
-        if token is not None and owner not in self._ended:
-            self._deliver(run, token)
+        if result.first is not None and owner not in self._ended:
+            self._deliver(run, result.first)
         self._finish(run)
 
     def on_failed(self, run: RunChunk, error: TetrisError) -> None:
         """The engine could not compute a chunk, and has freed the attempt's slots."""
-        if Owner(run.request, run.attempt) not in self._ended:
+        if _owner(run) not in self._ended:
             self._fail(run, error)
         self._finish(run)
 
@@ -196,7 +181,7 @@ class Instance:
         if not _is_sound(run) or ids.nbytes % 4:
             self._process.metrics.dropped.labels("field").inc()
             return
-        owner = Owner(run.request, run.attempt)
+        owner = _owner(run)
         if not self._enter(run.epoch):
             return
         is_void = owner in self._ended and owner not in self._live
@@ -219,22 +204,16 @@ class Instance:
 
     def _start(self, work: Work) -> None:
         run = work.run
-        if Owner(run.request, run.attempt) not in self._ended:
+        if _owner(run) not in self._ended:
             self._sends.begin(run)
         self._running, self._layer = run, 0
-        self._hands.start(work)
+        self._hands.start(work, self)
 
     def _finish(self, run: RunChunk) -> None:
         self._turns.finish(run.epoch, run.turn)
         self._running = None
-        self._let_go(Owner(run.request, run.attempt))
+        self._let_go(_owner(run))
         self.advance()
-
-    def _judged(self, run: RunChunk, first: Token | None) -> Token | None:
-        if first is None:
-            return None
-        reason = finish(run.ending, self._eos_ids, first.id, 1)
-        return msgspec.structs.replace(first, finish=reason)
 
     def _deliver(self, run: RunChunk, token: Token) -> None:
         """Token 0 to the gateway; when it ends the request, everybody else lets go of it."""
@@ -247,7 +226,7 @@ class Instance:
         others = (member.inbox for i, member in enumerate(run.members) if i != run.rank)
         for inbox in (run.router, target.broker, target.inbox, *others):
             self._process.mesh.send(inbox, end)
-        self._end(Owner(run.request, run.attempt))
+        self._end(_owner(run))
 
     def _end(self, owner: Owner) -> None:
         """The request is over: nothing more of it is sent, or computed for its own sake.

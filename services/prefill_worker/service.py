@@ -9,12 +9,13 @@ import asyncio
 import queue
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 
 from common.errors import LinkTimeout, OutOfPages, RequestFailed, WireError
 from common.links.address import bind_address, public_address
 from common.links.zmq import ZmqLink
-from common.messages import PROTOCOL, Hello, RunChunk
+from common.messages import PROTOCOL, Hello, KvAck
 from common.model_card import read_card
 from common.pages import Owner
 from common.service import Membership, Process
@@ -58,12 +59,15 @@ class EngineThread:
     def _compute(self, engine: Engine, work: Work, instance: Instance) -> None:
         run, post = work.run, self._loop.call_soon_threadsafe
 
+        def on_ready() -> None:
+            post(instance.on_ready, run)
+
         def on_layer(layer: int) -> None:
             spans = engine.spans(run.request, run.attempt, run.index)
             post(instance.on_layer, run, layer, spans)
 
         try:
-            result = engine.run(run, work.ids, partial(post, instance.on_ready, run), on_layer)
+            result = engine.run(run, work.ids, on_ready, on_layer)
         except (RequestFailed, LinkTimeout, OutOfPages, WireError) as error:
             post(instance.on_failed, run, error)
         else:
@@ -74,16 +78,13 @@ class Threads:
     """The hands of an instance: engine thread and copy thread."""
 
     def __init__(self, thread: EngineThread, engine: Engine, sender: KvSender) -> None:
-        self.instance: Instance | None = None
-        """Who is told what becomes of a chunk; set before the first one starts."""
         self._thread = thread
         self._engine = engine
         self._sender = sender
 
-    def start(self, work: Work) -> None:
-        """Compute a chunk."""
-        assert self.instance is not None
-        self._thread.start(work, self.instance)
+    def start(self, work: Work, instance: Instance) -> None:
+        """Compute a chunk; `instance` is told what becomes of it."""
+        self._thread.start(work, instance)
 
     def submit(self, parcel: Parcel) -> None:
         """Send KV."""
@@ -122,7 +123,9 @@ async def _loaded(process: Process, thread: EngineThread) -> Engine:
     started = process.clock.now()
     while not thread.loaded.done():
         process.log.info("loading", seconds=round(process.clock.now() - started, 1))
-        await asyncio.wait([thread.loaded], timeout=PROGRESS)  # noqa: TID251
+        with suppress(TimeoutError):
+            async with asyncio.timeout(PROGRESS):
+                await asyncio.shield(thread.loaded)
     process.log.info("loaded", seconds=round(process.clock.now() - started, 1))
     return thread.loaded.result()
 
@@ -132,13 +135,14 @@ async def _serve(process: Process, thread: EngineThread, engine: Engine) -> None
     sender = KvSender(engine.cache, bind_address(mesh))
     reply = public_address(sender.endpoint, mesh)
     sends = SendManager(process.peer, reply, engine.model.layout, process.config)
-    hands = Threads(thread, engine, sender)
-    instance = Instance(process, sends, hands, engine.model.eos_ids)
-    hands.instance = instance
+    instance = Instance(process, sends, Threads(thread, engine, sender))
     membership = Membership(process, _hello(process, engine), instance.facts)
-    run = partial(sender.run, stop, partial(loop.call_soon_threadsafe, instance.on_ack))
+
+    def on_ack(ack: KvAck) -> None:
+        loop.call_soon_threadsafe(instance.on_ack, ack)
+
     async with asyncio.TaskGroup() as group:
-        group.create_task(_run_thread(run, stop.set))
+        group.create_task(_run_thread(partial(sender.run, stop, on_ack), stop.set))
         group.create_task(membership.run())
         group.create_task(_receive(process, membership, instance))
         group.create_task(_tick(process, instance))
