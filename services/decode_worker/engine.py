@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from common.errors import RequestFailed
 from common.generation import Sampled
 from common.pages import Span, take
 from common.tensor.attend import Attend
@@ -23,8 +24,8 @@ from services.decode_worker.scheduler import Entry
 class Engine(Protocol):
     """What the service needs of an engine, real or emulated."""
 
-    def step(self, batch: Sequence[Entry]) -> list[Sampled]:
-        """One token for each entry, in order."""
+    def step(self, batch: Sequence[Entry]) -> list[Sampled | None]:
+        """One token for each entry, in order; None where there is none to draw."""
         ...
 
 
@@ -38,21 +39,14 @@ class ModelEngine:
         self._values = list(cache.values.transpose(1, 2).unbind())
 
     @torch.inference_mode()
-    def step(self, batch: Sequence[Entry]) -> list[Sampled]:
-        """One token for each entry, in order.
-
-        Raises:
-            RequestFailed: the model computes no finite logits.
-        """
+    def step(self, batch: Sequence[Entry]) -> list[Sampled | None]:
+        """One token for each entry, in order; None where the logits are not finite."""
         ids = torch.tensor([entry.last for entry in batch])
         positions = torch.tensor([entry.position for entry in batch])
         contexts = [take(entry.spans, 0, entry.position + 1) for entry in batch]
         attend = self._attend(contexts)
         logits = self._model.forward(ids, positions, attend, keep=range(len(batch)))
-        return [
-            sample(row, entry.sampling, entry.position + 1, entry.forbidden)
-            for row, entry in zip(logits, batch, strict=True)
-        ]
+        return [_draw(row, entry) for row, entry in zip(logits, batch, strict=True)]
 
     def _attend(self, contexts: Sequence[Sequence[Span]]) -> Attend:
         slots = torch.tensor([spans[-1].stop - 1 for spans in contexts])
@@ -69,6 +63,13 @@ class ModelEngine:
             return out.transpose(0, 1).to(q.dtype)
 
         return attend
+
+
+def _draw(logits: Tensor, entry: Entry) -> Sampled | None:
+    try:
+        return sample(logits, entry.sampling, entry.position + 1, entry.forbidden)
+    except RequestFailed:
+        return None
 
 
 def _attend_spans(

@@ -44,6 +44,11 @@ class Request:
     last: int = 0
     reason: Finish | None = None
 
+    def take_tokens(self) -> list[Token]:
+        """The tokens that nobody was sent yet."""
+        tokens, self.tokens = self.tokens, []
+        return tokens
+
     @property
     def position(self) -> int:
         """Of the last token."""
@@ -60,11 +65,11 @@ class Arrival:
 
 @dataclass(frozen=True)
 class Failure:
-    """A request that decode cannot carry on; another attempt may."""
+    """A request that decode cannot carry on."""
 
     owner: Owner
-    router: str | None
     why: str
+    retryable: bool = True
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,14 @@ class Boundary:
 
     batch: list[Request]
     admitted: list[Request]
+    failed: list[Failure]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a step brought: requests with new tokens, those that end with their reason."""
+
+    reported: list[Request]
     failed: list[Failure]
 
 
@@ -111,9 +124,8 @@ class Scheduler:
         arrival.job = arrival.job or message.job
         missing = message.num_layers - self._slots.num_layers(message)
         if missing:
-            router = arrival.job.router if arrival.job else None
             self.end(owner)
-            return Failure(owner, router, f"{missing} layers of a transfer never arrived")
+            return Failure(owner, f"{missing} layers of a transfer never arrived")
         arrival.committed.add((message.chunk, message.rank))
         if arrival.job is not None and len(arrival.committed) == message.num_transfers:
             del self._arrivals[owner]
@@ -157,20 +169,24 @@ class Scheduler:
             for request in self._stepping
         ]
 
-    def finish(self, drawn: Sequence[Sampled]) -> list[Request]:
-        """Book one step's tokens; the requests to report, those that end with their reason."""
+    def finish(self, drawn: Sequence[Sampled | None]) -> Outcome:
+        """Book one step's tokens; None where the model gave no finite logits."""
         self.steps += 1
         self._slots.unpin()
         stepped, self._stepping = self._stepping, []
-        reported = []
+        outcome = Outcome([], [])
         for request, sampled in zip(stepped, drawn, strict=True):
             if request.owner not in self._batch:
                 continue
-            self._emit(request, sampled)
-            reported.append(request)
-            if request.reason is not None:
+            if sampled is None:
+                why = f"no finite logits at position {request.position + 1}"
+                outcome.failed.append(Failure(request.owner, why, retryable=False))
+            else:
+                self._emit(request, sampled)
+                outcome.reported.append(request)
+            if sampled is None or request.reason is not None:
                 self.end(request.owner)
-        return reported
+        return outcome
 
     def _request(self, owner: Owner, job: DecodeJob, prompt_length: int) -> Request:
         spans = self._slots.spans(owner)
@@ -187,7 +203,7 @@ class Scheduler:
             request.spans = self._slots.grow(request.owner, self._grow_tokens)
         except OutOfPages as error:
             self.end(request.owner)
-            return Failure(request.owner, request.job.router, str(error))
+            return Failure(request.owner, str(error))
         return None
 
     def _emit(self, request: Request, sampled: Sampled) -> None:

@@ -35,7 +35,7 @@ class Slots:
         self._pinned: set[Owner] = set()
         self._doomed: set[Owner] = set()
 
-    def open(self, message: KvLayer | KvCommit) -> Sequence[Span] | None:
+    def open(self, message: KvLayer) -> Sequence[Span] | None:
         """The slots of the message's request in prompt order, reserved at its first KV.
 
         None when the request has ended: its frames are to be dropped.
@@ -51,8 +51,7 @@ class Slots:
             if owner not in self._spans:
                 self._reserve(owner, max(message.reserve, message.prompt_length))
             self._copying.add(owner)
-            if isinstance(message, KvLayer):
-                self._layers[owner].add((message.chunk, message.rank, message.layer))
+            self._layers[owner].add((message.chunk, message.rank, message.layer))
             return list(self._spans[owner])
 
     def num_layers(self, commit: KvCommit) -> int:

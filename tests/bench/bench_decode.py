@@ -6,6 +6,7 @@ single tokens; the ratio compares medians of the same run, so that a busy machin
 """
 
 import argparse
+import itertools
 import json
 import statistics
 import sys
@@ -94,7 +95,7 @@ def theirs(stock: PreTrainedModel, model: Model, context: int) -> Callable[[], l
 
 
 def intervals(marks: Sequence[float]) -> list[float]:
-    return [after - before for before, after in zip(marks, marks[1:], strict=False)]
+    return [after - before for before, after in itertools.pairwise(marks)]
 
 
 def medians(*sides: Callable[[], list[float]]) -> list[float]:
