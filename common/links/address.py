@@ -1,16 +1,13 @@
-"""Where the links of a process listen, and under which address others reach them."""
+"""Under which address others reach a link of this process."""
 
-import socket
+from urllib.parse import urlsplit
 
-from common.config import MeshConfig
-
-
-def bind_address(mesh: MeshConfig) -> str:
-    """What a link binds: any free port."""
-    return f"tcp://{mesh.bind}:*"
+from common.messages import Endpoint
 
 
-def public_address(endpoint: str, mesh: MeshConfig) -> str:
-    """The address to tell others for a bound endpoint."""
-    host = mesh.advertise or (socket.gethostname() if mesh.bind == "0.0.0.0" else mesh.bind)
-    return f"tcp://{host}:{endpoint.rpartition(':')[2]}"
+def reachable(link: Endpoint, inbox: Endpoint) -> Endpoint:
+    """A link's bound endpoint, under the host name by which peers reach the inbox."""
+    here, host = urlsplit(link), urlsplit(inbox).hostname
+    if here.scheme != "tcp" or host is None:
+        return link
+    return f"tcp://{host}:{here.port}"

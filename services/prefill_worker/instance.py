@@ -223,9 +223,8 @@ class Instance:
         if token.finish is None:
             return
         end = EndOfRequest(run.request, run.attempt, token.index + 1, token.finish)
-        others = (member.inbox for i, member in enumerate(run.members) if i != run.rank)
-        for inbox in (run.router, target.broker, target.inbox, *others):
-            self._process.mesh.send(inbox, end)
+        self._send(run, end)
+        self._tell_others(run, end)
         self._end(_owner(run))
 
     def _end(self, owner: Owner) -> None:
@@ -250,6 +249,7 @@ class Instance:
         retryable = isinstance(error, LinkTimeout | OutOfPages)
         what = f"prefill of chunk {run.index} at {self._process.peer.name}"
         self._send(run, Failed(*owner, what, str(error)[:2048], retryable))
+        self._tell_others(run, EndOfRequest(*owner, run.num_emitted, "error"))
         self._let_go(owner)
 
     def _let_go(self, owner: Owner) -> None:
@@ -269,6 +269,12 @@ class Instance:
     def _tell_released(self, run: RunChunk) -> None:
         peer = self._process.peer
         self._send(run, Released(peer.name, peer.incarnation, run.request, run.attempt))
+
+    def _tell_others(self, run: RunChunk, end: EndOfRequest) -> None:
+        """Let everybody but the router, who is told more, let go of what they hold."""
+        others = (member.inbox for rank, member in enumerate(run.members) if rank != run.rank)
+        for inbox in (run.target.broker, run.target.inbox, *others):
+            self._process.mesh.send(inbox, end)
 
     def _send(self, run: RunChunk, message: ControlMessage) -> None:
         self._process.mesh.send(run.router, message)

@@ -12,8 +12,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
+import torch
+
 from common.errors import LinkTimeout, OutOfPages, RequestFailed, WireError
-from common.links.address import bind_address, public_address
+from common.links.address import reachable
 from common.links.zmq import ZmqLink
 from common.messages import PROTOCOL, Hello, KvAck
 from common.model_card import read_card
@@ -113,7 +115,7 @@ def build(process: Process) -> Engine:
     """The model and its links, in the engine thread."""
     config = process.config
     model = load(config.model.path, config.model.dtype)
-    bind = bind_address(config.mesh)
+    bind = f"tcp://{config.mesh.bind}:*"
     links = Links(ZmqLink(bind), ZmqLink(bind))
     bounds = Bounds(config.prefill.start_timeout, config.prefill.step_timeout)
     return Engine(model, config.prefill.kv_tokens, links, bounds)
@@ -131,9 +133,9 @@ async def _loaded(process: Process, thread: EngineThread) -> Engine:
 
 
 async def _serve(process: Process, thread: EngineThread, engine: Engine) -> None:
-    loop, stop, mesh = asyncio.get_running_loop(), threading.Event(), process.config.mesh
-    sender = KvSender(engine.cache, bind_address(mesh))
-    reply = public_address(sender.endpoint, mesh)
+    loop, stop = asyncio.get_running_loop(), threading.Event()
+    sender = KvSender(engine.cache, f"tcp://{process.config.mesh.bind}:*")
+    reply = reachable(sender.endpoint, process.peer.inbox)
     sends = SendManager(process.peer, reply, engine.model.layout, process.config)
     instance = Instance(process, sends, Threads(thread, engine, sender))
     membership = Membership(process, _hello(process, engine), instance.facts)
@@ -149,7 +151,7 @@ async def _serve(process: Process, thread: EngineThread, engine: Engine) -> None
 
 
 def _hello(process: Process, engine: Engine) -> Hello:
-    mesh = process.config.mesh
+    inbox = process.peer.inbox
     return Hello(
         role="prefill-worker",
         peer=process.peer,
@@ -157,8 +159,8 @@ def _hello(process: Process, engine: Engine) -> Hello:
         protocol=PROTOCOL,
         model=read_card(process.config.model),
         layout=engine.model.layout,
-        ring=public_address(engine.links.ring.endpoint, mesh),
-        balance=public_address(engine.links.balance.endpoint, mesh),
+        ring=reachable(engine.links.ring.endpoint, inbox),
+        balance=reachable(engine.links.balance.endpoint, inbox),
         total_slots=engine.holdings.total_slots,
     )
 
@@ -178,7 +180,12 @@ async def _tick(process: Process, instance: Instance) -> None:
 
 async def _run_thread(run: Callable[[], None], stop: Callable[[], None]) -> None:
     """Run a thread to its end; cancelled, it is told to stop and the loop's end waits for it."""
+
+    def body() -> None:
+        torch.set_num_threads(1)
+        run()
+
     try:
-        await asyncio.to_thread(run)
+        await asyncio.to_thread(body)
     finally:
         stop()

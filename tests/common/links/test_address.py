@@ -1,19 +1,10 @@
-import socket
-
-import pytest
-
-from common.config import MeshConfig
-from common.links.address import bind_address, public_address
+from common.links.address import reachable
 
 
-@pytest.mark.parametrize(
-    ("mesh", "host"),
-    [
-        (MeshConfig(bind="127.0.0.1"), "127.0.0.1"),
-        (MeshConfig(bind="0.0.0.0"), socket.gethostname()),
-        (MeshConfig(bind="0.0.0.0", advertise="worker-3"), "worker-3"),
-    ],
-)
-def test_others_are_told_a_host_that_they_can_reach(mesh: MeshConfig, host: str) -> None:
-    assert bind_address(mesh) == f"tcp://{mesh.bind}:*"
-    assert public_address(f"tcp://{mesh.bind}:4711", mesh) == f"tcp://{host}:4711"
+def test_a_link_is_reached_under_the_host_of_the_inbox() -> None:
+    assert reachable("tcp://0.0.0.0:4711", "tcp://worker-3:5550") == "tcp://worker-3:4711"
+
+
+def test_links_without_a_host_stay_what_they_are() -> None:
+    assert reachable("ipc:///run/link", "tcp://worker-3:5550") == "ipc:///run/link"
+    assert reachable("tcp://127.0.0.1:4711", "memory") == "tcp://127.0.0.1:4711"
