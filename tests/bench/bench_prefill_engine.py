@@ -1,0 +1,114 @@
+"""Seconds from RunChunk to token 0 for SP=1 against SP=2, with one engine process per member.
+
+python tests/bench/bench_prefill_engine.py MODEL [--tokens 2048 4096] [--dtypes float32 bfloat16]
+"""
+
+import argparse
+import multiprocessing
+import sys
+import tempfile
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from tests.services.prefill_worker.plans import members_at, plan, run_chunk
+
+
+def member(pipe: Connection, path: str, dtype: str, tokens: int, directory: str) -> None:
+    """One engine process: runs what its pipe says, answers with seconds."""
+    import torch
+
+    from common.links.zmq import ZmqLink
+    from common.tensor.models import load
+    from services.prefill_worker.engine import Bounds, Engine, Links
+
+    torch.set_num_threads(1)
+    name = f"ipc://{directory}/{id(pipe)}-{multiprocessing.current_process().pid}"
+    links = Links(ZmqLink(f"{name}-ring"), ZmqLink(f"{name}-balance"))
+    engine = Engine(load(path, dtype), 2 * tokens, links, Bounds(60.0, 60.0))
+    pipe.send((links.ring.endpoint, links.balance.endpoint))
+    while (order := pipe.recv()) is not None:
+        run, ids = order
+        result = engine.run(run, ids, lambda: None, lambda layer: None)
+        pipe.send((time.perf_counter(), result))
+        if run.index == len(run.chunks) - 1:
+            engine.release(run.request, run.attempt)
+    engine.close()
+
+
+class Mesh:
+    """Two engine processes and the pipes to them."""
+
+    def __init__(self, path: str, dtype: str, tokens: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        directory = tempfile.mkdtemp()
+        self.pipes = []
+        for _ in range(2):
+            pipe, other = context.Pipe()
+            arguments = (other, path, dtype, tokens, directory)
+            context.Process(target=member, args=arguments, daemon=True).start()
+            self.pipes.append(pipe)
+        self.members = members_at(*zip(*(pipe.recv() for pipe in self.pipes), strict=True))
+
+    def prefill(self, attempt: int, *parts: tuple[int, int]) -> tuple[float, list]:
+        """Seconds until token 0, and the results of the last chunk's members."""
+        chunks = plan(*parts)
+        ids = np.random.default_rng(0).integers(0, 49000, 1 << 16, dtype=np.int32)
+        started = time.perf_counter()
+        results: list = []
+        for index, chunk in enumerate(chunks):
+            own = ids[chunk.history : chunk.history + chunk.length]
+            for rank in range(chunk.size):
+                run = run_chunk(chunks, index, rank, self.members, attempt=attempt)
+                self.pipes[rank].send((run, own))
+        for chunk in chunks:
+            results = [pipe.recv() for pipe in self.pipes[: chunk.size]]
+        assert results[0][1].first is not None
+        return results[0][0] - started, [result for _, result in results]
+
+    def close(self) -> None:
+        """End both processes."""
+        for pipe in self.pipes:
+            pipe.send(None)
+
+
+def compare(mesh: Mesh, dtype: str, tokens: int, repeats: int) -> None:
+    """Print the best of a few runs of each plan."""
+    plans = {
+        "SP=1": [(tokens, 1)],
+        "SP=2": [(tokens, 2)],
+        "1→2": [(tokens // 3, 1), (tokens - tokens // 3, 2)],
+    }
+    best: dict[str, tuple[float, list]] = {}
+    for repeat in range(repeats):
+        for index, (name, parts) in enumerate(plans.items()):
+            seconds = mesh.prefill(1 + len(plans) * repeat + index, *parts)
+            best[name] = min(best.get(name, seconds), seconds, key=lambda pair: pair[0])
+    for name, (seconds, results) in best.items():
+        phases = ", ".join(f"{r.compute:.2f}+{r.wait:.2f}+{r.balance:.3f}" for r in results)
+        ratio = best["SP=1"][0] / seconds
+        sys.stdout.write(f"{dtype} {tokens} {name}: {seconds:.2f} s, {ratio:.2f}x  [{phases}]\n")
+        sys.stdout.flush()
+
+
+def main() -> None:
+    """Run the comparison."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("path")
+    parser.add_argument("--tokens", type=int, nargs="+", default=[2048, 4096])
+    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--repeats", type=int, default=2)
+    options = parser.parse_args()
+    for dtype in options.dtypes:
+        mesh = Mesh(options.path, dtype, max(options.tokens))
+        for tokens in options.tokens:
+            compare(mesh, dtype, tokens, options.repeats)
+        mesh.close()
+
+
+if __name__ == "__main__":
+    main()
