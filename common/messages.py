@@ -575,7 +575,10 @@ class KvLayer(Message, frozen=True):
 
 
 class KvCommit(Message, frozen=True):
-    """All layers of one transfer have been sent; the last token's owner adds the job."""
+    """All layers of one transfer have been sent; the last token's owner adds the job.
+
+    A member without tokens in the chunk commits all the same, with `num_layers` 0.
+    """
 
     request: RequestId
     attempt: Attempt

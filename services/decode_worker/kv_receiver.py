@@ -81,7 +81,7 @@ class KvReceiver:
                     self._acknowledge(message, message.layer)
                 case KvCommit():
                     self._take_commit(message)
-                    self._acknowledge(message, self._cache.layout.num_layers)
+                    self._acknowledge(message, message.num_layers)
                 case _:
                     self.dropped["type"] += 1
         except WireError as error:

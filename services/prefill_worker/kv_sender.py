@@ -40,14 +40,12 @@ class KvSender:
     Args:
         cache: where layers are read from.
         bind: address of the link, on which acknowledgements come in.
-        on_ack: called in the copy thread with every acknowledgement.
     """
 
-    def __init__(self, cache: KvCache, bind: str, on_ack: Callable[[KvAck], None]) -> None:
+    def __init__(self, cache: KvCache, bind: str) -> None:
         self.dropped = 0
         """Parcels that could not be queued or were not taken by their peer in time."""
         self._cache = cache
-        self._on_ack = on_ack
         self._queue: queue.Queue[Parcel] = queue.Queue(MAX_QUEUED)
         self._outbox: deque[_Outgoing] = deque()
         self._num_unacked = 0
@@ -62,13 +60,16 @@ class KvSender:
         except queue.Full:
             self.dropped += 1
 
-    def run(self, stop: threading.Event) -> None:
-        """Send and listen until told to stop, then close the link."""
+    def run(self, stop: threading.Event, on_ack: Callable[[KvAck], None]) -> None:
+        """Send and listen until told to stop, then close the link.
+
+        `on_ack` is called in this thread with every acknowledgement.
+        """
         try:
             while not stop.is_set():
                 self._fetch()
                 self._post()
-                self._listen()
+                self._listen(on_ack)
         finally:
             self._link.close()
 
@@ -112,7 +113,7 @@ class KvSender:
             self._active_at = time.monotonic()
         return is_sent
 
-    def _listen(self) -> None:
+    def _listen(self, on_ack: Callable[[KvAck], None]) -> None:
         timeout = POLL if self._num_unacked or self._outbox else 0.0
         while (received := self._link.receive(timeout)) is not None:
             timeout = 0.0
@@ -120,4 +121,4 @@ class KvSender:
             if isinstance(message, KvAck):
                 self._num_unacked = max(self._num_unacked - 1, 0)
                 self._active_at = time.monotonic()
-                self._on_ack(message)
+                on_ack(message)

@@ -137,7 +137,7 @@ class SendManager:
                 transfer.grant = message
                 transfer.progress_at = now
         elif transfer.grant and message.generation == transfer.grant.generation:
-            self._acknowledge(transfer, message.layer, now)
+            _acknowledge(transfer, message.layer, now)
 
     def on_layer(self, key: Key, layer: int, spans: Sequence[Span], now: float) -> None:
         """The engine has this layer's KV in the slots of `spans`."""
@@ -209,17 +209,6 @@ class SendManager:
             if all(t.is_through for key, t in self._transfers.items() if key[:2] == owner)
         ]
 
-    def _acknowledge(self, transfer: _Transfer, layer: int, now: float) -> None:
-        if layer == self._layout.num_layers:
-            layer = transfer.num_layers  # the commit, also of a transfer without layers
-        if transfer.in_flight.pop(layer, None) is None:
-            return
-        transfer.progress_at = now
-        if layer == transfer.num_layers:
-            transfer.is_through = True
-        else:
-            transfer.num_acked += 1
-
     def _parcel(self, transfer: _Transfer, grant: Grant, layer: int) -> Parcel:
         run = transfer.run
         place = (run.request, run.attempt, run.index, run.rank)
@@ -244,7 +233,7 @@ class SendManager:
             backend=grant.backend,
             generation=grant.generation,
             num_transfers=sum(chunk.size for chunk in run.chunks),
-            num_layers=self._layout.num_layers,
+            num_layers=transfer.num_layers,
             num_tokens=num_tokens(transfer.intervals),
             prompt_length=prompt,
             reserve=reserve,
@@ -261,3 +250,13 @@ def _job(transfer: _Transfer) -> DecodeJob | None:
         return None
     run = transfer.run
     return DecodeJob(run.gateway, run.router, transfer.first, run.sampling, run.ending)
+
+
+def _acknowledge(transfer: _Transfer, layer: int, now: float) -> None:
+    if transfer.in_flight.pop(layer, None) is None:
+        return
+    transfer.progress_at = now
+    if layer == transfer.num_layers:
+        transfer.is_through = True
+    else:
+        transfer.num_acked += 1

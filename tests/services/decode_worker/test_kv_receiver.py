@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import msgspec
 import pytest
@@ -216,7 +217,7 @@ class Handover:
         self.target = Target("d", 1, "tcp://d:1", self.receiver.endpoint, 1, "tcp://b:1")
         self.broker = ReceiveManager(1)
         self.caches = [KvCache(layout, 64) for _ in range(2)]
-        self.senders = [self._sender(rank) for rank in range(2)]
+        self.senders = [KvSender(cache, BIND) for cache in self.caches]
         peers = [Peer(f"p{rank}", 1, f"tcp://p:{rank}") for rank in range(2)]
         self.sends = [
             SendManager(peer, sender.endpoint, layout, self.config)
@@ -226,8 +227,17 @@ class Handover:
         self.commits: list[KvCommit] = []
         self.num_through = 0
 
-    def _sender(self, rank: int) -> KvSender:
-        return KvSender(self.caches[rank], BIND, lambda ack: self.events.put((rank, ack)))
+    def runs(self) -> list[Callable[[threading.Event], None]]:
+        """What the threads do."""
+
+        def sending(rank: int) -> Callable[[threading.Event], None]:
+            on_ack = partial(self._on_ack, rank)
+            return lambda stop: self.senders[rank].run(stop, on_ack)
+
+        return [self.receiver.run, sending(0), sending(1)]
+
+    def _on_ack(self, rank: int, ack: KvAck) -> None:
+        self.events.put((rank, ack))
 
     def _random_kv(self, plan: tuple[Chunk, ...]) -> tuple[torch.Tensor, torch.Tensor]:
         shape = (self.layout.num_layers, _prompt(plan), 2, 4)
@@ -338,7 +348,7 @@ def test_all_kv_of_several_requests_arrives_through_one_backend(seed: int, dtype
     plans = {f"r{number}": random_plan(rng) for number in range(3)}
     layout = msgspec.structs.replace(LAYOUT, dtype=dtype)
     handover = Handover(layout, plans, seed)
-    with running(handover.receiver.run, *(sender.run for sender in handover.senders)):
+    with running(*handover.runs()):
         handover.run()
     for name, plan in plans.items():
         spans = take(handover.pages[name], 0, _prompt(plan))

@@ -153,8 +153,8 @@ def test_a_member_without_tokens_commits_without_layers() -> None:
     [parcel] = sends.due(0.0).parcels
     commit = parcel.message
     assert isinstance(commit, KvCommit)
-    assert (commit.num_tokens, commit.num_layers, commit.job) == (0, 3, None)
-    sends.receive(ack(3, rank=empty), 0.0)
+    assert (commit.num_tokens, commit.num_layers, commit.job) == (0, 0, None)
+    sends.receive(ack(0, rank=empty), 0.0)
     assert sends.due(0.0).through == [Owner("a", 1)]
 
 

@@ -1,0 +1,316 @@
+"""Prefill, broker and decode on one event loop and real sockets, driven by hand-made chunks."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import numpy as np
+import pytest
+import structlog
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+from common.clock import MonotonicClock
+from common.config import Config, DecodeConfig, MeshConfig, ModelConfig, PrefillConfig
+from common.mesh import Mesh
+from common.messages import (
+    BrokerFacts,
+    Cancel,
+    Chunk,
+    ControlMessage,
+    Ending,
+    EndOfRequest,
+    Facts,
+    Failed,
+    FirstToken,
+    Heartbeat,
+    Hello,
+    Member,
+    Peer,
+    PrefillFacts,
+    Ready,
+    Released,
+    RunChunk,
+    Sampling,
+    Target,
+    Token,
+    TokenBatch,
+    Welcome,
+)
+from common.metrics import Metrics
+from common.service import Process, Serve
+from common.zmq_transport import ZmqTransport
+from services.decode_worker.service import serve as serve_decode
+from services.kv_transfer.service import serve as serve_broker
+from services.prefill_worker.service import serve as serve_prefill
+from tests.services.prefill_worker.plans import plan
+
+SECONDS = 60.0
+SERVICES: dict[str, Serve] = {
+    "prefill-0": serve_prefill,
+    "prefill-1": serve_prefill,
+    "decode-0": serve_decode,
+    "broker-0": serve_broker,
+}
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> str:
+    torch.manual_seed(3)
+    torch.set_num_threads(1)
+    config = LlamaConfig(
+        vocab_size=101,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        tie_word_embeddings=False,
+        eos_token_id=None,
+        bos_token_id=None,
+    )
+    path = str(tmp_path_factory.mktemp("model"))
+    LlamaForCausalLM(config).save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def greedy(path: str) -> Callable[[np.ndarray, int], list[int]]:
+    """What transformers itself says to a prompt."""
+    causal = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+
+    @torch.inference_mode()
+    def answer(ids: np.ndarray, count: int) -> list[int]:
+        tokens = [int(token) for token in ids]
+        for _ in range(count):
+            tokens.append(int(causal(torch.tensor([tokens])).logits[0, -1].argmax()))
+        return tokens[len(ids) :]
+
+    return answer
+
+
+def prompt(length: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 101, length).astype("<i4")
+
+
+class Driver:
+    """Router and gateway in one: sends chunks, and notes all that comes back."""
+
+    def __init__(self, process: Process) -> None:
+        self.mesh, self.peer = process.mesh, process.peer
+        self.hellos: dict[str, Hello] = {}
+        self.facts: dict[str, Facts] = {}
+        self.notes: list[ControlMessage] = []
+        self.tokens: defaultdict[str, dict[int, Token]] = defaultdict(dict)
+        self.turns: defaultdict[str, int] = defaultdict(int)
+        self._news = asyncio.Event()
+
+    async def listen(self) -> None:
+        while True:
+            message, _ = await self.mesh.receive()
+            self._note(message)
+            self._news.set()
+
+    def _note(self, message: ControlMessage) -> None:
+        match message:
+            case Hello(peer=peer):
+                self.hellos[peer.name] = message
+                self.mesh.send(peer.inbox, Welcome(1, peer.incarnation))
+            case Heartbeat(name=name, facts=facts):
+                self.facts[name] = facts
+            case FirstToken(token=token):
+                self.tokens[token.request][token.index] = token
+            case TokenBatch(tokens=tokens):
+                for token in tokens:
+                    self.tokens[token.request][token.index] = token
+            case _:
+                self.notes.append(message)
+
+    async def until(self, is_true: Callable[[], bool]) -> None:
+        async with asyncio.timeout(SECONDS):
+            while not is_true():
+                self._news.clear()
+                await self._news.wait()
+
+    def noted(self, kind: type, request: str) -> int:
+        return sum(isinstance(note, kind) and note.request == request for note in self.notes)
+
+    def submit(
+        self,
+        request: str,
+        ids: np.ndarray,
+        chunks: list[Chunk],
+        ending: Ending,
+        skip_turns: int = 0,
+    ) -> None:
+        """Send a request's chunks to all members, leaving out some turns before them."""
+        hellos = [self.hellos[f"prefill-{rank}"] for rank in range(chunks[-1].size)]
+        members = tuple(
+            Member(h.peer.name, h.peer.incarnation, h.peer.inbox, h.ring or "", h.balance or "")
+            for h in hellos
+        )
+        for index, chunk in enumerate(chunks):
+            stop = chunk.history + chunk.length
+            frame = ids[chunk.history : stop + 1].tobytes()
+            for rank in range(chunk.size):
+                name = members[rank].name
+                self.turns[name] += 1 + (skip_turns if index == 0 else 0)
+                run = RunChunk(
+                    epoch=1,
+                    seq=self.turns["prefill-0"],
+                    turn=self.turns[name],
+                    request=request,
+                    attempt=1,
+                    index=index,
+                    chunks=tuple(chunks),
+                    members=members,
+                    rank=rank,
+                    target=self._target(),
+                    gateway=self.peer,
+                    router=self.peer.inbox,
+                    num_emitted=0,
+                    sampling=Sampling(temperature=0.0),
+                    ending=ending,
+                    predicted=0.0,
+                )
+                self.mesh.send(members[rank].inbox, run, frame)
+
+    def _target(self) -> Target:
+        decode, broker = self.hellos["decode-0"], self.hellos["broker-0"]
+        peer = decode.peer
+        link, inbox = decode.link or "", broker.peer.inbox
+        return Target(peer.name, peer.incarnation, peer.inbox, link, decode.num_backends, inbox)
+
+    def ids(self, request: str) -> list[int]:
+        tokens = self.tokens[request]
+        return [tokens[index].id for index in sorted(tokens)]
+
+    def is_finished(self, request: str) -> bool:
+        return any(token.finish for token in self.tokens[request].values())
+
+    def is_at_rest(self) -> bool:
+        """Whether no service holds anything, by its own heartbeat."""
+        prefill = [self.facts.get(name) for name in ("prefill-0", "prefill-1")]
+        is_free = all(
+            isinstance(facts, PrefillFacts)
+            and facts.free_slots == facts.total_slots
+            and not facts.held
+            for facts in prefill
+        )
+        broker = self.facts.get("broker-0")
+        return is_free and isinstance(broker, BrokerFacts) and broker.lent == broker.waiting == 0
+
+
+def process(name: str, path: str, router: str) -> Process:
+    mesh = MeshConfig(router=router, heartbeat=0.05, resend=0.1)
+    config = Config(
+        model=ModelConfig(path=path, name="tiny"),
+        mesh=mesh,
+        prefill=PrefillConfig(kv_tokens=1024, step_timeout=20.0, start_timeout=20.0),
+        decode=DecodeConfig(kv_tokens=1024, backends=1),
+    )
+    clock, metrics = MonotonicClock(), Metrics()
+    transport = ZmqTransport("tcp://127.0.0.1:*", 1 << 20)
+    inbox = Mesh(transport, mesh, metrics, clock)
+    log = structlog.make_filtering_bound_logger(50)(None, [], {})
+    return Process(config, inbox, clock, metrics, log, Peer(name, 1, inbox.inbox), "node-0")
+
+
+@asynccontextmanager
+async def running(path: str) -> AsyncIterator[Driver]:
+    """All services up and welcomed."""
+    async with AsyncExitStack() as stack:
+        home = process("router", path, "tcp://127.0.0.1:1")
+        others = {name: process(name, path, home.peer.inbox) for name in SERVICES}
+        for each in (home, *others.values()):
+            stack.push_async_callback(each.mesh.close)
+        driver = Driver(home)
+        async with asyncio.TaskGroup() as group:
+            runs: list[Coroutine[None, None, None]] = [driver.listen()]
+            runs += [each.mesh.run() for each in (home, *others.values())]
+            runs += [serve(others[name]) for name, serve in SERVICES.items()]
+            tasks = [group.create_task(run) for run in runs]
+            await driver.until(lambda: len(driver.facts) == len(SERVICES))
+            yield driver
+            for task in tasks:
+                task.cancel()
+
+
+PLANS = [
+    plan((37, 1)),
+    plan((40, 2)),
+    plan((17, 1), (30, 2)),
+    plan((5, 1), (20, 1), (9, 2), (1, 2)),
+]
+
+
+def test_tokens_of_several_requests_are_those_of_transformers(
+    path: str, greedy: Callable[[np.ndarray, int], list[int]]
+) -> None:
+    prompts = [prompt(chunks[-1].history + chunks[-1].length, i) for i, chunks in enumerate(PLANS)]
+
+    async def scenario() -> None:
+        async with running(path) as driver:
+            for i, (ids, chunks) in enumerate(zip(prompts, PLANS, strict=True)):
+                driver.submit(f"r{i}", ids, chunks, Ending(max_tokens=6))
+            await driver.until(lambda: all(driver.is_finished(f"r{i}") for i in range(len(PLANS))))
+            await driver.until(driver.is_at_rest)
+            for i, (ids, chunks) in enumerate(zip(prompts, PLANS, strict=True)):
+                assert driver.ids(f"r{i}") == greedy(ids, 6)
+                assert driver.noted(Released, f"r{i}") == chunks[-1].size
+                assert driver.noted(Failed, f"r{i}") == 0
+            num_runs = sum(chunk.size for chunks in PLANS for chunk in chunks)
+            assert sum(isinstance(note, Ready) for note in driver.notes) == num_runs
+            assert driver.facts["prefill-0"].finished_through == driver.turns["prefill-0"]
+
+    asyncio.run(scenario())
+
+
+def test_a_request_that_ends_with_token_0_is_not_decoded(
+    path: str, greedy: Callable[[np.ndarray, int], list[int]]
+) -> None:
+    ids = prompt(30)
+
+    async def scenario() -> None:
+        async with running(path) as driver:
+            driver.submit("a", ids, plan((10, 1), (20, 2)), Ending(max_tokens=1))
+            await driver.until(lambda: driver.noted(Released, "a") == 2)
+            await driver.until(driver.is_at_rest)
+            assert driver.ids("a") == greedy(ids, 1)
+            assert driver.tokens["a"][0].finish == "length"
+            ends = [note for note in driver.notes if isinstance(note, EndOfRequest)]
+            assert ends == [EndOfRequest("a", 1, 1, "length")]
+
+    asyncio.run(scenario())
+
+
+def test_a_cancelled_request_is_released_without_being_computed(path: str) -> None:
+    async def scenario() -> None:
+        async with running(path) as driver:
+            # The turn before it is missing, so that the chunk cannot have begun.
+            driver.submit("a", prompt(30), plan((30, 1)), Ending(max_tokens=4), skip_turns=1)
+            inbox = driver.hellos["prefill-0"].peer.inbox
+            driver.mesh.send(inbox, Cancel("a", 1))
+            await driver.until(lambda: driver.noted(Released, "a") == 1)
+            await driver.until(driver.is_at_rest)
+            assert driver.tokens == {}
+
+    asyncio.run(scenario())
+
+
+def test_a_prompt_without_room_fails_and_the_next_request_is_served(
+    path: str, greedy: Callable[[np.ndarray, int], list[int]]
+) -> None:
+    async def scenario() -> None:
+        async with running(path) as driver:
+            driver.submit("a", prompt(1100), plan((1100, 1)), Ending(max_tokens=4))
+            driver.submit("b", prompt(20), plan((20, 1)), Ending(max_tokens=4))
+            await driver.until(lambda: driver.is_finished("b"))
+            assert driver.ids("b") == greedy(prompt(20), 4)
+            [failed] = [note for note in driver.notes if isinstance(note, Failed)]
+            assert (failed.request, failed.retryable) == ("a", True)
+            assert driver.noted(Released, "a") == 1
+
+    asyncio.run(scenario())
