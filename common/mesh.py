@@ -84,6 +84,11 @@ class Mesh:
         """Endpoint that peers push to."""
         return self._transport.endpoint
 
+    @property
+    def num_peers(self) -> int:
+        """Peers that are not forgotten yet."""
+        return len(self._peers)
+
     def send(self, endpoint: str, message: ControlMessage, *frames: Frame) -> None:
         """Queue a message for a peer; never blocks, and keeps the order per peer.
 

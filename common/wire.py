@@ -23,7 +23,7 @@ MAX_HEADER = 1 << 20
 _LIMITS = {
     "raw": False,
     "strict_map_key": True,
-    "max_str_len": 4096,
+    "max_str_len": 8192,
     "max_bin_len": 0,
     "max_ext_len": 0,
     "max_array_len": 4096,

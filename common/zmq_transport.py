@@ -51,6 +51,7 @@ class ZmqTransport:
         try:
             self._inbox.bind(_bindable(bind))
         except (zmq.ZMQError, OSError) as error:
+            self._inbox.close(linger=0)
             self._context.destroy(linger=0)
             raise ConfigError(f"cannot bind {bind}: {error}") from None
         bound = self._inbox.get_string(zmq.LAST_ENDPOINT)
@@ -80,6 +81,7 @@ class ZmqTransport:
 
     def close(self) -> None:
         """Close all sockets; waits at most the linger time for what they still hold."""
+        self._inbox.close()
         self._context.destroy()
 
     def _socket(self, kind: int) -> zmq.Socket[bytes]:

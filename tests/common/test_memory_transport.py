@@ -1,0 +1,103 @@
+import asyncio
+import random
+
+import pytest
+
+from common.memory_transport import CAPACITY, Faults, MemoryNetwork
+from tests.simulation.virtual_loop import run
+
+
+async def _exchange(seed: int, faults: Faults, count: int = 200) -> tuple[list[int], str, int]:
+    network = MemoryNetwork(random.Random(seed), faults)
+    sender, receiver = network.bind("a").connect("b"), network.bind("b")
+    for number in range(count):
+        assert sender.send([number.to_bytes(2)])
+        await asyncio.sleep(0.0001)
+    got = []
+    try:
+        async with asyncio.timeout(10.0):
+            while True:
+                (frame,) = await receiver.receive()
+                got.append(int.from_bytes(frame))
+    except TimeoutError:
+        return got, network.trace, network.num_lost
+
+
+def test_without_faults_everything_arrives_once_and_in_order():
+    got, _, lost = run(_exchange(1, Faults()))
+    assert got == list(range(200))
+    assert lost == 0
+
+
+def test_loss_and_duplication_happen_as_often_as_told():
+    got, _, lost = run(_exchange(2, Faults(loss=0.25, duplication=0.25), count=2000))
+    assert got == sorted(got)
+    assert len(set(got)) == 2000 - lost
+    assert 400 < lost < 600
+    assert 250 < len(got) - len(set(got)) < 500
+
+
+def test_same_seed_same_trace_and_another_seed_another_trace():
+    faults = Faults(loss=0.1, duplication=0.1)
+    first, again, other = (run(_exchange(seed, faults)) for seed in (5, 5, 6))
+    assert first == again
+    assert first[1] != other[1]
+
+
+def test_a_cut_loses_one_direction_until_it_heals():
+    async def main() -> tuple[list[bytes], list[bytes]]:
+        network = MemoryNetwork(random.Random(0))
+        a, b = network.bind("a"), network.bind("b")
+        network.cut("a", "b")
+        a.connect("b").send([b"lost"])
+        b.connect("a").send([b"back"])
+        network.heal("a", "b")
+        a.connect("b").send([b"healed"])
+        return list(await b.receive()), list(await a.receive())
+
+    assert run(main()) == ([b"healed"], [b"back"])
+
+
+def test_nobody_there_takes_nothing_until_somebody_binds():
+    async def main() -> bytes:
+        network = MemoryNetwork(random.Random(0))
+        sender = network.bind("a").connect("b")
+        assert not sender.send([b"early"])
+        async with asyncio.TaskGroup() as group:
+            waiting = group.create_task(sender.writable())
+            await asyncio.sleep(1.0)
+            assert not waiting.done()
+            b = network.bind("b")
+        sender.send([b"late"])
+        return bytes((await b.receive())[0])
+
+    assert run(main()) == b"late"
+
+
+def test_a_closed_inbox_loses_what_is_under_way_and_may_be_bound_again():
+    async def main() -> tuple[int, list[bytes]]:
+        network = MemoryNetwork(random.Random(0))
+        sender, first = network.bind("a").connect("b"), network.bind("b")
+        with pytest.raises(ValueError, match="bound already"):
+            network.bind("b")
+        sender.send([b"to the first"])
+        first.close()
+        await asyncio.sleep(1.0)
+        second = network.bind("b")
+        sender.send([b"to the second"])
+        return network.num_lost, list(await second.receive())
+
+    assert run(main()) == (1, [b"to the second"])
+
+
+def test_an_inbox_that_nobody_reads_stays_bounded():
+    async def main() -> int:
+        network = MemoryNetwork(random.Random(0))
+        sender = network.bind("a").connect("b")
+        network.bind("b")
+        for _ in range(CAPACITY + 10):
+            sender.send([b""])
+        await asyncio.sleep(1.0)
+        return network.num_lost
+
+    assert run(main()) == 10
