@@ -162,7 +162,7 @@ class Pool:
                 finish = start + task.predicted
                 valid_until = min(valid_until, start)
             else:
-                finish = max(now, task.started + task.predicted)
+                finish = task.started + task.predicted
                 valid_until = min(valid_until, finish)
             for name in task.pending:
                 free[name] = max(free[name], finish)

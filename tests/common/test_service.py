@@ -121,7 +121,7 @@ def test_heartbeats_carry_the_facts_of_the_moment():
     async def main() -> None:
         async with member(answer):
             await asyncio.sleep(0.25)
-        assert beats == [Heartbeat("gateway", "gateway-1", 11, GatewayFacts(3))]
+        assert beats == [Heartbeat("gateway", "gateway-1", 11, GatewayFacts(3), "member")]
 
     run(main())
 

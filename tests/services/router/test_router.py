@@ -296,6 +296,9 @@ def test_an_admitted_request_that_decode_no_longer_holds_has_ended():
     mesh.give(Admitted("d", 1, "r", 1, 1008))
     mesh.decode_beat(1, (Held("r", 1, 1008),))
     assert len(mesh.router.books.requests) == 1
+    # Facts that list fewer requests than are active prove nothing.
+    mesh.decode_beat(1)
+    assert len(mesh.router.books.requests) == 1
     mesh.decode_beat()
     assert len(mesh.router.books.requests) == 0
 
