@@ -1,0 +1,150 @@
+import asyncio
+import json
+import random
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+import structlog
+
+from common.clock import MonotonicClock
+from common.config import Config, MeshConfig, ModelConfig
+from common.memory_transport import MemoryNetwork
+from common.mesh import Mesh
+from common.messages import (
+    BrokerFacts,
+    Cancel,
+    ControlMessage,
+    EndOfRequest,
+    Grant,
+    Handshake,
+    Heartbeat,
+    Hello,
+    Peer,
+    Release,
+    Target,
+    Welcome,
+)
+from common.metrics import Metrics
+from common.service import Process
+from services.kv_transfer.service import MAX_TARGETS, serve
+
+SECONDS = 10.0
+
+
+class Client:
+    """Sender, decode and router in one, at the other end of the broker's mesh."""
+
+    def __init__(self, mesh: Mesh) -> None:
+        self.mesh = mesh
+        self.grants: asyncio.Queue[Grant] = asyncio.Queue()
+        self.hello: Hello | None = None
+        self.beats: asyncio.Queue[BrokerFacts] = asyncio.Queue()
+
+    async def listen(self) -> None:
+        while True:
+            match (await self.mesh.receive())[0]:
+                case Hello() as hello:
+                    self.hello = hello
+                    self.send(Welcome(1, hello.peer.incarnation))
+                case Heartbeat(facts=BrokerFacts() as facts):
+                    await self.beats.put(facts)
+                case Grant() as grant:
+                    await self.grants.put(grant)
+
+    def send(self, message: ControlMessage) -> None:
+        self.mesh.send("b", message)
+
+    def shake(self, request: str, incarnation: int = 1, name: str = "d") -> None:
+        target = Target(name, incarnation, "d", "tcp://d:2", 1, "b")
+        self.send(Handshake(request, 1, 0, 0, Peer("p", 1, "p"), target, 1, 1))
+
+    async def grant(self) -> str:
+        async with asyncio.timeout(SECONDS):
+            return (await self.grants.get()).request
+
+    async def facts(self, wanted: BrokerFacts) -> None:
+        """Wait until a heartbeat says so."""
+        async with asyncio.timeout(SECONDS):
+            while await self.beats.get() != wanted:
+                pass
+
+
+def play(path: Path, scenario: Callable[[Client], Awaitable[None]]) -> None:
+    (path / "config.json").write_text(json.dumps({"max_position_embeddings": 64}))
+    (path / "model.safetensors").write_bytes(b"weights")
+    config = MeshConfig(router="p", heartbeat=0.02, resend=0.02)
+
+    async def main() -> None:
+        network, clock = MemoryNetwork(random.Random(1)), MonotonicClock()
+        ours, theirs = (Mesh(network.bind(e), config, Metrics(), clock) for e in "bp")
+        model = ModelConfig(path=str(path), name="m")
+        log = structlog.make_filtering_bound_logger(50)(None, [], {})
+        peer = Peer("broker-0", 1, "b")
+        settings = Config(model=model, mesh=config)
+        process = Process(settings, ours, clock, Metrics(), log, peer, "node-0")
+        client = Client(theirs)
+        async with asyncio.TaskGroup() as group:
+            runs = (ours.run(), theirs.run(), client.listen(), serve(process))
+            tasks = [group.create_task(run) for run in runs]
+            await client.facts(BrokerFacts(0, 0, 0))
+            await scenario(client)
+            for task in tasks:
+                task.cancel()
+        await ours.close()
+        await theirs.close()
+
+    asyncio.run(main())
+
+
+def test_it_joins_and_grants_to_the_senders_inbox(tmp_path: Path) -> None:
+    async def scenario(client: Client) -> None:
+        assert client.hello is not None
+        assert client.hello.role == "kv-transfer"
+        client.shake("a")
+        assert await client.grant() == "a"
+        client.shake("b")
+        await client.facts(BrokerFacts(backends=1, lent=1, waiting=1))
+        client.send(Release("a", 1, 0, 0, "d", 2))  # of another life of the target
+        client.send(Release("a", 1, 0, 0, "e", 1))  # of an unknown target
+        client.send(Release("a", 1, 0, 0, "d", 1))
+        assert await client.grant() == "b"
+        client.send(Release("b", 1, 0, 0, "d", 1))
+        await client.facts(BrokerFacts(backends=1, lent=0, waiting=0))
+
+    play(tmp_path, scenario)
+
+
+@pytest.mark.parametrize("end", [EndOfRequest("a", 1, 0, "abort"), Cancel("a", 1)])
+def test_the_end_of_a_request_frees_its_backend(tmp_path: Path, end: ControlMessage) -> None:
+    async def scenario(client: Client) -> None:
+        for request in "ab":
+            client.shake(request)
+        assert await client.grant() == "a"
+        client.send(end)
+        assert await client.grant() == "b"
+
+    play(tmp_path, scenario)
+
+
+def test_a_newer_life_of_a_target_starts_with_all_backends_free(tmp_path: Path) -> None:
+    async def scenario(client: Client) -> None:
+        client.shake("a")
+        assert await client.grant() == "a"
+        client.shake("b", incarnation=2)
+        assert await client.grant() == "b"
+        client.shake("c", incarnation=1)  # the old life lends no more
+        client.shake("b", incarnation=2)
+        assert await client.grant() == "b"
+        await client.facts(BrokerFacts(backends=1, lent=1, waiting=0))
+
+    play(tmp_path, scenario)
+
+
+def test_targets_beyond_the_limit_are_not_served(tmp_path: Path) -> None:
+    async def scenario(client: Client) -> None:
+        for number in range(MAX_TARGETS + 5):
+            client.shake("a", name=f"d{number}")
+        await client.facts(BrokerFacts(backends=MAX_TARGETS, lent=MAX_TARGETS, waiting=0))
+
+    play(tmp_path, scenario)
