@@ -61,7 +61,7 @@ class KvCache:
 
 
 def pack(tensor: Tensor) -> memoryview:
-    """The bytes of a contiguous tensor, without a copy where it lies in host memory."""
+    """The bytes of a tensor, without a copy where it is contiguous in host memory."""
     return tensor.cpu().view(torch.uint8).numpy().reshape(-1).data
 
 

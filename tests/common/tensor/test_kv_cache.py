@@ -21,6 +21,7 @@ def test_what_is_written_is_read_in_the_same_order_and_in_that_layer_alone():
     cache, keys, values = filled()
     read = cache.read(1, SPANS)
     assert torch.equal(read[0], keys) and torch.equal(read[1], values)
+    assert read[0].is_contiguous() and read[1].is_contiguous()
     assert torch.equal(cache.keys[1, 3:6], keys[5:])
     assert not cache.keys[0].any() and cache.keys[1].any(-1).any(-1).sum() == 8
 
@@ -53,6 +54,12 @@ def test_unpack_undoes_pack(count):
     frame = pack(keys[:count])
     assert frame.nbytes == count * 3 * 4 * 2
     assert torch.equal(unpack(frame, LAYOUT, count), keys[:count])
+
+
+def test_views_are_packed_in_the_order_of_their_tokens():
+    cache, keys, _ = filled()
+    (view, _), _ = cache.views(1, SPANS)
+    assert pack(view) == pack(keys[:5].contiguous())
 
 
 @pytest.mark.parametrize("size", [0, 1, 47, 49, 96])

@@ -1,0 +1,206 @@
+"""One prefill instance: runs chunks, one at a time, together with the chunk's group.
+
+Made, used and closed in the engine thread; only `holdings`, `spans` and `release` are for any
+thread. A failed chunk ends its attempt here: all its slots are freed, and a later chunk of it is
+refused.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from common.errors import RequestFailed
+from common.generation import finish, forbidden
+from common.links.zmq import ZmqLink
+from common.messages import RunChunk, Token
+from common.pages import PAGE, PagePool, Span, join
+from common.sharding import shards
+from common.tensor.kv_cache import KvCache
+from common.tensor.models import Model
+from common.tensor.sampling import sample
+from services.prefill_worker.balance import Balance
+from services.prefill_worker.holdings import ChunkSlots, Holdings
+from services.prefill_worker.mailbox import Mailbox
+from services.prefill_worker.ring import Ring
+from services.prefill_worker.zigzag import Block
+
+OnLayer = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class ChunkResult:
+    """What came of a chunk; the phases do not overlap."""
+
+    first: Token | None
+    """Token 0, at the member that holds the last prompt token."""
+    compute: float
+    wait: float
+    """Seconds spent waiting for the group, at the chunk's start and inside the ring."""
+    balance: float
+    """Seconds spent waiting for history."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Seconds that a member waits for its group: at a chunk's start, and for one block."""
+
+    start: float
+    step: float
+
+
+@dataclass(frozen=True)
+class Links:
+    """The links to the other members, one for each kind of traffic."""
+
+    ring: ZmqLink
+    balance: ZmqLink
+
+
+class Engine:
+    """A model, its KV, and the links to the other members."""
+
+    def __init__(self, model: Model, num_tokens: int, links: Links, bounds: Bounds) -> None:
+        """Allocate KV for `num_tokens` tokens, rounded up to pages."""
+        num_pages = -(-num_tokens // PAGE)
+        self.model = model
+        self.cache = KvCache(model.layout, num_pages)
+        self.holdings = Holdings(PagePool(num_pages))
+        self.links = links
+        self.bounds = bounds
+        self._ring = Mailbox(links.ring)
+        self._balance = Mailbox(links.balance)
+
+    def spans(self, request: str, attempt: int, chunk: int) -> list[Span]:
+        """Slots of this member's own shards of a chunk, in the order of their intervals."""
+        return self.holdings.spans(request, attempt, chunk)
+
+    def release(self, request: str, attempt: int) -> None:
+        """Free everything of an attempt; idempotent."""
+        self.holdings.release(request, attempt)
+
+    def run(
+        self,
+        run: RunChunk,
+        ids: NDArray[np.int32],
+        on_ready: Callable[[], None],
+        on_layer: OnLayer,
+    ) -> ChunkResult:
+        """Compute this member's part of a chunk.
+
+        Args:
+            run: what to run; `members[rank]` is this instance.
+            ids: the chunk's token ids; a look-ahead id may follow.
+            on_ready: called when this member starts to wait for its group.
+            on_layer: called when this member's KV of a layer is in the cache.
+
+        Raises:
+            TetrisError: `OutOfPages`, `LinkTimeout`, `RequestFailed` or `WireError`; the attempt
+                holds no slots here any more.
+        """
+        try:
+            return self._run(run, ids, on_ready, on_layer)
+        except BaseException:
+            self.release(run.request, run.attempt)
+            raise
+
+    def close(self) -> None:
+        """Close the links."""
+        self.links.ring.close()
+        self.links.balance.close()
+
+    def _run(
+        self,
+        run: RunChunk,
+        ids: NDArray[np.int32],
+        on_ready: Callable[[], None],
+        on_layer: OnLayer,
+    ) -> ChunkResult:
+        _check_ids(run, ids)
+        slots = self.holdings.open(run)
+        for mailbox in (self._ring, self._balance):
+            mailbox.begin(run.request, run.attempt, run.index)
+        ring = Ring(self._ring, run, self.model.layout, self.bounds.step)
+        on_ready()
+        started = time.perf_counter()
+        ring.gather(self.bounds.start)
+        balance = Balance(self._balance, run, slots, self.cache, self.bounds.step)
+        logits = self._forward(run, ids, Layers(self.cache, slots, ring, balance, on_layer))
+        first = self._sample(run, logits) if len(logits) else None
+        wait, moved = self._ring.waited, self._balance.waited
+        compute = time.perf_counter() - started - wait - moved
+        return ChunkResult(first, max(compute, 0.0), wait, moved)
+
+    def _forward(self, run: RunChunk, ids: NDArray[np.int32], layers: "Layers") -> Tensor:
+        """Logits [1, vocab] of the prompt's last token where this member holds it, else [0, …].
+
+        A member without tokens still serves its history and passes blocks on.
+        """
+        chunk = run.chunks[run.index]
+        intervals = shards(chunk, run.rank)
+        positions = torch.cat([torch.arange(*interval) for interval in intervals])
+        if not len(positions):
+            layers.pass_on()
+            return torch.empty(0, self.model.vocab_size)
+        own = torch.from_numpy(ids.astype(np.int64))[positions - chunk.history]
+        last = run.index == len(run.chunks) - 1 and intervals[1][1] == chunk.history + chunk.length
+        return self.model.forward(own, positions, layers.attend, [len(own) - 1] if last else [])
+
+    def _sample(self, run: RunChunk, logits: Tensor) -> Token:
+        position = run.chunks[-1].history + run.chunks[-1].length
+        eos_ids = self.model.eos_ids
+        drawn = sample(logits[0], run.sampling, position, forbidden(run.ending, eos_ids, 0))
+        return Token(
+            request=run.request,
+            attempt=run.attempt,
+            index=run.num_emitted,
+            id=drawn.id,
+            logprob=drawn.logprob,
+            top=drawn.top,
+            finish=finish(run.ending, eos_ids, drawn.id, 1),
+        )
+
+
+class Layers:
+    """What happens to every layer of one chunk, between projection and the rest of the layer."""
+
+    def __init__(
+        self, cache: KvCache, slots: ChunkSlots, ring: Ring, balance: Balance, on_layer: OnLayer
+    ) -> None:
+        self._cache = cache
+        self._slots = slots
+        self._ring = ring
+        self._balance = balance
+        self._on_layer = on_layer
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+        """Keep k and v [G, T, D], attend q [H, T, D] to the whole group's KV; [T, H, D]."""
+        self._cache.write(layer, self._slots.own, k.transpose(0, 1), v.transpose(0, 1))
+        self._on_layer(layer)
+        return self._exchange(layer, q, scale)
+
+    def pass_on(self) -> None:
+        """Take part in every layer's exchange without queries of one's own."""
+        layout = self._cache.layout
+        nothing = torch.empty(layout.num_kv_heads, 0, layout.head_dim)
+        for layer in range(layout.num_layers):
+            self._on_layer(layer)
+            self._exchange(layer, nothing, 1.0)
+
+    def _exchange(self, layer: int, q: Tensor, scale: float) -> Tensor:
+        self._balance.advance(layer)
+        spans = join([*self._slots.history, *self._slots.own])
+        # A block that is sent may still be under way when its slots are used again.
+        read = self._cache.gather if self._ring.size == 1 else self._cache.read
+        keys, values = read(layer, spans)
+        return self._ring.attend(layer, q, Block(keys, values), scale).to(q.dtype)
+
+
+def _check_ids(run: RunChunk, ids: NDArray[np.int32]) -> None:
+    length = run.chunks[run.index].length
+    if len(ids) not in (length, length + 1):
+        raise RequestFailed(f"{len(ids)} ids for a chunk of {length} tokens")

@@ -1,0 +1,237 @@
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+from common.errors import LinkTimeout, OutOfPages, RequestFailed
+from common.links.zmq import ZmqLink
+from common.messages import Ending, Sampling
+from common.sharding import shards
+from common.tensor.models import Model, load
+from services.prefill_worker.engine import Bounds, Engine, Links
+from tests.services.prefill_worker.plans import members_at, plan, run_chunk
+
+CONFIG = LlamaConfig(
+    vocab_size=101,
+    hidden_size=64,
+    intermediate_size=96,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    max_position_embeddings=512,
+    tie_word_embeddings=False,
+    eos_token_id=None,
+    bos_token_id=None,
+)
+NUM_LAYERS = CONFIG.num_hidden_layers
+POOL_TOKENS = 1024
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    torch.manual_seed(3)
+    path = tmp_path_factory.mktemp("model")
+    LlamaForCausalLM(CONFIG).save_pretrained(path)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def model(path):
+    return load(path, "float32")
+
+
+@pytest.fixture(scope="module")
+def reference(path):
+    """transformers itself: last logits and KV [layers, tokens, G, D] of a prompt."""
+    causal = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+
+    @torch.inference_mode()
+    def answer(ids):
+        out = causal(torch.from_numpy(ids.astype(np.int64))[None], use_cache=True)
+        layers = out.past_key_values.layers
+        keys, values = (
+            torch.stack([getattr(layer, name)[0].transpose(0, 1) for layer in layers])
+            for name in ("keys", "values")
+        )
+        return out.logits[0, -1], keys, values
+
+    return answer
+
+
+@dataclass
+class Recording:
+    """A model that remembers the logits it gave."""
+
+    model: Model
+    layout: object
+    logits: list = field(default_factory=list)
+
+    def forward(self, *arguments):
+        logits = self.model.forward(*arguments)
+        self.logits += [*logits]
+        return logits
+
+    def __getattr__(self, name):
+        return getattr(self.model, name)
+
+
+@dataclass
+class Group:
+    """Four engines, each of which runs its chunks in its own thread."""
+
+    engines: list[Engine]
+
+    def member(self, chunks, rank, ids, **changes):
+        """Run all chunks of one member; what each gave."""
+        members = members_at(
+            [engine.links.ring.endpoint for engine in self.engines],
+            [engine.links.balance.endpoint for engine in self.engines],
+        )
+        results = []
+        for index, chunk in enumerate(chunks):
+            if rank < chunk.size:
+                run = run_chunk(chunks, index, rank, members, **changes)
+                own = ids[chunk.history : chunk.history + chunk.length + 1]
+                calls: list[object] = []
+                result = self.engines[rank].run(
+                    run, own, lambda calls=calls: calls.append("ready"), calls.append
+                )
+                assert calls == ["ready", *range(NUM_LAYERS)]
+                results.append(result)
+        return results
+
+    def run(self, chunks, ids, **changes):
+        ranks = range(max(chunk.size for chunk in chunks))
+        with ThreadPoolExecutor(len(ranks)) as pool:
+            return list(pool.map(lambda rank: self.member(chunks, rank, ids, **changes), ranks))
+
+    def gathered(self, chunks, length):
+        """Keys and values [layers, tokens, G, D] from the spans of all members."""
+        shape = (NUM_LAYERS, length, CONFIG.num_key_value_heads, CONFIG.head_dim)
+        keys, values = torch.full(shape, torch.nan), torch.full(shape, torch.nan)
+        for index, chunk in enumerate(chunks):
+            for rank in range(chunk.size):
+                where = [p for shard in shards(chunk, rank) for p in range(*shard)]
+                for layer in range(NUM_LAYERS):
+                    spans = self.engines[rank].spans("r", 1, index)
+                    k, v = self.engines[rank].cache.read(layer, spans)
+                    keys[layer, where], values[layer, where] = k, v
+        return keys, values
+
+    def logits(self):
+        return [row for engine in self.engines for row in engine.model.logits]
+
+
+@pytest.fixture
+def group(model, tmp_path):
+    engines = []
+    for rank in range(4):
+        links = Links(
+            ZmqLink(f"ipc://{tmp_path}/ring{rank}", 5), ZmqLink(f"ipc://{tmp_path}/bal{rank}", 5)
+        )
+        recording = Recording(model, model.layout)
+        engines.append(Engine(recording, POOL_TOKENS, links, Bounds(start=20, step=20)))
+    yield Group(engines)
+    for engine in engines:
+        engine.close()
+
+
+def prompt(length, seed=0):
+    return np.random.default_rng(seed).integers(0, CONFIG.vocab_size, length, dtype=np.int32)
+
+
+def forced(length, sizes):
+    """An uneven cut of the prompt into one chunk for each size, as far as it has tokens."""
+    cuts = [0, *(length * (2 * i + 1) // (2 * len(sizes)) for i in range(1, len(sizes))), length]
+    parts = [(b - a, size) for a, b, size in zip(cuts, cuts[1:], sizes, strict=False) if b > a]
+    return plan(*parts)
+
+
+@pytest.mark.parametrize("sizes", [(1,), (2,), (4,), (1, 2), (1, 2, 4), (1, 4), (2, 4)], ids=str)
+@pytest.mark.parametrize("length", [1, 2, 7, 17, 63, 200])
+def test_any_plan_gives_the_logits_and_the_kv_of_the_whole_prompt(group, reference, length, sizes):
+    ids, chunks = prompt(length), forced(length, sizes)
+    results = group.run(chunks, ids, sampling=Sampling(temperature=0.0))
+    expected, keys, values = reference(ids)
+    [logits] = group.logits()
+    torch.testing.assert_close(logits, expected, rtol=0, atol=1e-4)
+    actual = group.gathered(chunks, length)
+    torch.testing.assert_close(actual[0], keys, rtol=0, atol=1e-4)
+    torch.testing.assert_close(actual[1], values, rtol=0, atol=1e-4)
+    tokens = [result.first for member in results for result in member if result.first]
+    assert [token.id for token in tokens] == [int(expected.argmax())]
+    for engine in group.engines:
+        engine.release("r", 1)
+        assert engine.holdings.free_slots == engine.holdings.total_slots
+
+
+def test_token_0_carries_what_decode_must_know(group, reference):
+    ids = prompt(40)
+    changes = {
+        "sampling": Sampling(temperature=0.0, logprobs=2),
+        "ending": Ending(max_tokens=5, stop_token_ids=(int(reference(ids)[0].argmax()),)),
+        "num_emitted": 9,
+    }
+    results = group.run(plan((40, 2)), ids, **changes)
+    [first] = [result.first for member in results for result in member if result.first]
+    logprobs = reference(ids)[0].double().log_softmax(0)
+    assert first.request == "r" and first.attempt == 1 and first.index == 9
+    assert first.logprob == pytest.approx(float(logprobs.max()), abs=1e-4)
+    assert [top.id for top in first.top] == logprobs.topk(2).indices.tolist()
+    assert first.finish == "stop"
+
+
+def test_a_stop_token_is_not_drawn_before_min_tokens(group, reference):
+    ids = prompt(40)
+    best, second = reference(ids)[0].topk(2).indices.tolist()
+    ending = Ending(max_tokens=1, min_tokens=1, stop_token_ids=(best,))
+    results = group.run(plan((40, 1)), ids, sampling=Sampling(temperature=0.0), ending=ending)
+    assert (results[0][0].first.id, results[0][0].first.finish) == (second, "length")
+
+
+def test_requests_follow_each_other_in_fragmented_pools(group, reference):
+    for attempt in range(1, 4):
+        for name, length in (("a", 33), ("r", 90)):
+            ids = prompt(length, attempt)
+            group.run(forced(length, (1, 2, 4)), ids, request=name, attempt=attempt)
+            expected = reference(ids)[0]
+            torch.testing.assert_close(group.logits()[-1], expected, rtol=0, atol=1e-4)
+            for engine in group.engines:
+                engine.model.logits.clear()
+                if name == "a":
+                    engine.release(name, attempt)
+
+
+def test_the_phases_of_a_chunk_are_measured(group):
+    results = group.run(plan((60, 1), (60, 2)), prompt(120))
+    assert len(results[0]) == 2 and len(results[1]) == 1
+    assert all(result.compute > 0 for member in results for result in member)
+    assert results[0][0].wait == results[0][0].balance == results[0][1].balance == 0
+    assert results[1][0].wait > 0
+
+
+def test_a_chunk_whose_group_does_not_come_leaves_no_slots_behind(group):
+    lone = group.engines[0]
+    lone.bounds = Bounds(start=0.2, step=0.2)
+    with pytest.raises(LinkTimeout):
+        group.member(plan((20, 2)), 0, prompt(20))
+    assert lone.holdings.free_slots == lone.holdings.total_slots
+    with pytest.raises(RequestFailed, match="already ended"):
+        group.member(plan((20, 1)), 0, prompt(20))
+
+
+def test_a_prompt_that_does_not_fit_leaves_no_slots_behind(group):
+    with pytest.raises(OutOfPages):
+        group.member(plan((1000, 1), (100, 1)), 0, prompt(1100))
+    assert group.engines[0].holdings.free_slots == POOL_TOKENS
+
+
+def test_ids_that_do_not_match_the_chunk_are_refused(group):
+    with pytest.raises(RequestFailed, match="5 ids for a chunk of 20 tokens"):
+        group.engines[0].run(
+            run_chunk(plan((20, 1)), 0, 0), prompt(5), lambda: None, lambda layer: None
+        )
+    assert group.engines[0].holdings.free_slots == POOL_TOKENS
