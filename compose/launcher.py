@@ -81,7 +81,7 @@ def ready_text(config: Config, seconds: float) -> str:
     return f"""ready in {seconds:.1f} s at {address}; try:
 
   curl -N {address}/v1/chat/completions -H 'Content-Type: application/json' \\
-    -d '{{"model": "{config.model.name}", "stream": true, "messages": [
+    -d '{{"model": "{config.model.name}", "stream": true, "temperature": 0, "messages": [
          {{"role": "user", "content": "What is the capital of France?"}}]}}'
 """
 
@@ -98,7 +98,6 @@ def configure(options: Options) -> Config:
         "gateway.port": _free_port() if options.port == 0 else options.port,
         "mesh.router": f"tcp://{LOOPBACK}:{_free_port()}",
         "mesh.bind": LOOPBACK,
-        "log.format": "text",
     }
     given = {key: value for key, value in overrides.items() if value is not None}
     return load(preset.find(options.preset), given)

@@ -26,7 +26,7 @@ class Probes:
 
     Args:
         moving: whether the loop that reads the mesh is alive.
-        missing: roles without which nothing is served.
+        joined: roles without which nothing is served, and members by role.
         render: the metrics in Prometheus' text format.
     """
 
@@ -34,12 +34,12 @@ class Probes:
         self,
         card: ModelCard,
         moving: Callable[[], bool],
-        missing: Callable[[], list[str]],
+        joined: Callable[[], tuple[list[str], dict[str, int]]],
         render: Callable[[], bytes],
     ) -> None:
         self._card = card
         self._moving = moving
-        self._missing = missing
+        self._joined = joined
         self._render = render
 
     async def health(self, _: web.Request) -> web.Response:
@@ -48,8 +48,8 @@ class Probes:
 
     async def ready(self, _: web.Request) -> web.Response:
         """`GET /ready`: the mesh can serve, or what it lacks."""
-        missing = self._missing()
-        body = {"ready": not missing, "missing": missing}
+        missing, members = self._joined()
+        body = {"ready": not missing, "missing": missing, "members": members}
         return _json(body, 503 if missing else 200)
 
     async def metrics(self, _: web.Request) -> web.Response:

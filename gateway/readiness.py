@@ -24,12 +24,17 @@ class Readiness:
 
     def missing(self, now: float) -> list[str]:
         """The roles without which nothing is served; empty when ready."""
-        state = self._state
-        if state is None or now - self._seen > STALE:
+        if self._state is None or now - self._seen > STALE:
             return ["router"]
-        counts = {
+        return [role for role, count in self.members().items() if count == 0]
+
+    def members(self) -> dict[str, int]:
+        """How many of each role have joined, as the router last said."""
+        state = self._state
+        if state is None:
+            return {}
+        return {
             "prefill-worker": state.num_prefill,
             "decode-worker": state.num_decode,
             "kv-transfer": state.num_brokers,
         }
-        return [role for role, count in counts.items() if count == 0]

@@ -29,7 +29,7 @@ class Gateway:
         self._membership = Membership(process, hello, self._facts)
         config = process.config.gateway
         generation = Generation(config, card, tokenizer, self._calls, self._readiness, figures)
-        probes = app.Probes(card, self._is_moving, self._missing, process.metrics.render)
+        probes = app.Probes(card, self._is_moving, self._joined, process.metrics.render)
         self.app = app.build(config, generation, probes, figures)
 
     async def run(self, runner: web.AppRunner) -> None:
@@ -74,8 +74,9 @@ class Gateway:
     def _is_moving(self) -> bool:
         return self._moving
 
-    def _missing(self) -> list[str]:
-        return self._readiness.missing(self._process.clock.now())
+    def _joined(self) -> tuple[list[str], dict[str, int]]:
+        now = self._process.clock.now()
+        return self._readiness.missing(now), self._readiness.members()
 
 
 async def serve(process: Process) -> None:

@@ -25,8 +25,8 @@ class KvCache:
         self.layout = layout
         shape = (layout.num_layers, layout.num_kv_heads, num_pages * PAGE, layout.head_dim)
         dtype = getattr(torch, layout.dtype)
-        self.keys = torch.zeros(shape, dtype=dtype, device=device).transpose(1, 2)
-        self.values = torch.zeros(shape, dtype=dtype, device=device).transpose(1, 2)
+        self.keys = torch.empty(shape, dtype=dtype, device=device).transpose(1, 2)
+        self.values = torch.empty(shape, dtype=dtype, device=device).transpose(1, 2)
 
     def write(self, layer: int, spans: Sequence[Span], keys: Tensor, values: Tensor) -> None:
         """Store keys and values [T, G, D] of T tokens in the slots of `spans`, in order."""

@@ -41,6 +41,8 @@ class Request:
     tokens: list[Token]
     """Emitted in this attempt and not yet handed out; the first comes with the job."""
     num_emitted: int = 1
+    num_shared: int = 0
+    """Steps that it shared with others."""
     last: int = 0
     reason: Finish | None = None
 
@@ -182,6 +184,7 @@ class Scheduler:
                 why = f"no finite logits at position {request.position + 1}"
                 outcome.failed.append(Failure(request.owner, why, retryable=False))
             else:
+                request.num_shared += len(stepped) > 1
                 self._emit(request, sampled)
                 outcome.reported.append(request)
             if sampled is None or request.reason is not None:

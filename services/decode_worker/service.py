@@ -226,6 +226,12 @@ class Worker:
         num_tokens = request.job.first.index + request.num_emitted
         end = EndOfRequest(*request.owner, num_tokens=num_tokens, reason=request.reason)
         self._mesh.send(request.job.router, end)
+        self._process.log.info(
+            "decoded",
+            request=request.owner.request,
+            emitted=request.num_emitted,
+            shared_steps=request.num_shared,
+        )
         self._report_stats()
 
     def _report_stats(self) -> None:

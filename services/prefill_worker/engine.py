@@ -41,6 +41,8 @@ class ChunkResult:
     compute: float
     wait: float
     """Seconds spent waiting for the group, at the chunk's start and inside the ring."""
+    gather: float
+    """The part of `wait` at the chunk's start."""
     balance: float
     """Seconds spent waiting for history."""
 
@@ -128,12 +130,13 @@ class Engine:
         on_ready()
         started = time.perf_counter()
         ring.gather(self.bounds.start)
+        gather = self._ring.waited
         balance = Balance(self._balance, run, slots, self.cache, self.bounds.step)
         logits = self._forward(run, ids, Layers(self.cache, slots, ring, balance, on_layer))
         first = self._sample(run, logits) if len(logits) else None
         wait, moved = self._ring.waited, self._balance.waited
         compute = time.perf_counter() - started - wait - moved
-        return ChunkResult(first, max(compute, 0.0), wait, moved)
+        return ChunkResult(first, max(compute, 0.0), wait, gather, moved)
 
     def _forward(self, run: RunChunk, ids: NDArray[np.int32], layers: "Layers") -> Tensor:
         """Logits [1, vocab] of the prompt's last token where this member holds it, else [0, …].

@@ -165,11 +165,32 @@ class Instance:
             total_bytes=sent.total,
         )
         self._send(run, done)
+        self._log(run, result, done)
         if owner in self._live:
             self._live[owner].is_computed = run.index == len(run.chunks) - 1
         if result.first is not None and owner not in self._ended:
             self._deliver(run, result.first)
         self._finish(run)
+
+    def _log(self, run: RunChunk, result: ChunkResult, done: ChunkDone) -> None:
+        """One line for each chunk; times on this host's monotonic clock."""
+        ended, chunk = self._now(), run.chunks[run.index]
+        came = ended - result.compute - result.wait - result.balance
+        self._process.log.info(
+            "chunk_done",
+            request=run.request,
+            chunk=run.index,
+            size=chunk.size,
+            history=chunk.history,
+            length=chunk.length,
+            came=round(came, 6),
+            started=round(came + result.gather, 6),
+            ended=round(ended, 6),
+            wait=round(result.wait - result.gather, 6),
+            balance=round(result.balance, 6),
+            sent_bytes=done.sent_bytes,
+            total_bytes=done.total_bytes,
+        )
 
     def on_failed(self, run: RunChunk, error: TetrisError) -> None:
         """The engine could not compute a chunk, and has freed the attempt's slots."""

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from transformers import AutoTokenizer
 
-from compose import model_cache
+from compose.model_cache import DEFAULT_MODEL, ModelCache, default_directory
 from tests.processes.real_mesh import RealMesh, running_mesh
 from tests.processes.timeline import spans
 
@@ -48,7 +48,7 @@ def main() -> int:
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
-    path = model_cache.default_model()
+    path = ModelCache(default_directory(), lambda _: None).resolve(DEFAULT_MODEL)
     text = "\n\n".join(pydoc_data.topics.topics.values())[:80_000]
     ids = AutoTokenizer.from_pretrained(path)(text, add_special_tokens=False)["input_ids"]
     rows = []

@@ -4,7 +4,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from common.config import Config, ModelConfig, load
+from common.config import Config, ModelConfig, LogConfig, load
 from common.errors import ConfigError
 from compose import preset
 
@@ -35,7 +35,7 @@ def test_the_default_preset_shows_every_key_with_its_default() -> None:
     text = preset.find("cpu").read_text(encoding="utf-8")
     shown = load(preset.find("cpu"))
     bare = {"path": shown.model.path, "name": shown.model.name, "dtype": shown.model.dtype}
-    written = Config(model=ModelConfig(**bare))
+    written = Config(model=ModelConfig(**bare), log=LogConfig(format="text"))
     assert shown == written
     keys = {line.lstrip("# ").split(" = ")[0] for line in text.splitlines() if " = " in line}
     for table in msgspec.to_builtins(written).values():

@@ -142,5 +142,6 @@ def test_models_metrics_health_and_readiness(bench: Bench) -> None:
         while status == 200:
             status, body, _ = await client.get("/ready")
         assert json.loads(body)["missing"] == ["decode-worker", "kv-transfer"]
+        assert json.loads(body)["members"]["prefill-worker"] == 1
 
     bench(say("hello", "length"), scenario)

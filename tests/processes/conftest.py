@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from compose import model_cache
+from compose.model_cache import DEFAULT_MODEL, ModelCache, default_directory
 from tests.processes.real_mesh import RealMesh, running_mesh
 from tests.processes.reference import Reference
 
 
 @pytest.fixture(scope="session")
 def model_path() -> Path:
-    return model_cache.default_model()
+    return ModelCache(default_directory(), lambda _: None).resolve(DEFAULT_MODEL)
 
 
 @pytest.fixture(scope="session")

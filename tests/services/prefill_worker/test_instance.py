@@ -88,7 +88,7 @@ class Rig:
         self.instance.on_ready(run)
         self.instance.on_layer(run, 0, [Span(0, 16)])
         token = first if first is None else Token(*_owner(run), 0, first, finish=finish)
-        self.instance.on_done(run, ChunkResult(token, 1.0, 0.5, 0.25))
+        self.instance.on_done(run, ChunkResult(token, 1.0, 0.5, 0.5, 0.25))
 
     def hand_over(self, chunk: int = 0) -> None:
         """Grant and acknowledge whatever a chunk sends."""
