@@ -102,6 +102,7 @@ def test_header_is_plain_msgpack_with_a_type_and_raw_frames_are_not_copied():
     assert CONTROL.decode(CONTROL.encode(submit, [raw]))[1][0] is raw
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(max_size=200), max_size=4))
 @example([b"\x90" * 100_000])
 @example([b"\x91" * 5000 + b"\x90"])
