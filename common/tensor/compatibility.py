@@ -66,7 +66,5 @@ def _check_layers(config: PreTrainedConfig) -> None:
 def _rope_types(config: PreTrainedConfig) -> set[str]:
     """All rotary types in use; parameters are one table, or one for each kind of layer."""
     parameters = getattr(config, "rope_parameters", None) or {}
-    if "rope_type" in parameters:
-        return {parameters["rope_type"]}
-    tables = (table for table in parameters.values() if isinstance(table, dict))
-    return {table.get("rope_type", "default") for table in tables}
+    tables = [parameters, *(table for table in parameters.values() if isinstance(table, dict))]
+    return {table["rope_type"] for table in tables if "rope_type" in table}

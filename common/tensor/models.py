@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
@@ -15,7 +16,7 @@ from common.tensor.attend import NAME, Attend, attending
 from common.tensor.compatibility import Dtype, check_config
 from common.tensor.self_check import probe_layout, self_check
 
-UNREADABLE = (OSError, ValueError, ImportError, KeyError)
+UNREADABLE = (OSError, ValueError, ImportError, KeyError, StrictDataclassError)
 """What transformers raises for directories it cannot load."""
 
 

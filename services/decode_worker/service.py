@@ -146,7 +146,7 @@ class Worker:
                 if self._scheduler.end(Owner(request, attempt)):
                     self._report_stats()
             case _:
-                self._process.log.warning("unexpected message", type=type(message).__name__)
+                self._process.metrics.dropped.labels(reason="unexpected").inc()
 
     def commit(self, message: KvCommit) -> None:
         """Book a transfer that is in its slots, and free its backend."""

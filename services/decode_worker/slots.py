@@ -8,12 +8,12 @@ between two calls of `open`, the engine while its batch is pinned.
 """
 
 import threading
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 
 from common.errors import OutOfPages
 from common.messages import Held, KvCommit, KvLayer
 from common.pages import Owner, PagePool, Span, join
+from common.recent import Recent
 
 MAX_ENDED = 4096
 """Ended attempts that are remembered, so that their late frames are dropped."""
@@ -30,7 +30,7 @@ class Slots:
         self._pool = PagePool(num_pages)
         self._spans: dict[Owner, list[Span]] = {}
         self._layers: dict[Owner, set[tuple[int, int, int]]] = {}
-        self._ended: OrderedDict[Owner, None] = OrderedDict()
+        self._ended: Recent[Owner] = Recent(MAX_ENDED)
         self._copying: set[Owner] = set()
         self._pinned: set[Owner] = set()
         self._doomed: set[Owner] = set()
@@ -80,7 +80,7 @@ class Slots:
     def end(self, owner: Owner) -> None:
         """Take no more KV of the owner; its slots go back once nobody writes to them."""
         with self._lock:
-            self._remember(owner)
+            self._ended.add(owner)
             self._doomed.add(owner)
             self._bury()
 
@@ -119,7 +119,7 @@ class Slots:
         try:
             self._spans[owner] = join(self._pool.allocate(owner, num_tokens))
         except OutOfPages:
-            self._remember(owner)
+            self._ended.add(owner)
             raise
         self._layers[owner] = set()
 
@@ -133,9 +133,3 @@ class Slots:
             self._pool.release(owner)
             self._spans.pop(owner, None)
             self._layers.pop(owner, None)
-
-    def _remember(self, owner: Owner) -> None:
-        self._ended[owner] = None
-        self._ended.move_to_end(owner)
-        while len(self._ended) > MAX_ENDED:
-            self._ended.popitem(last=False)

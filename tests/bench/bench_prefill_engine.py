@@ -1,5 +1,8 @@
 """Seconds from RunChunk to token 0 for SP=1 against SP=2, with one engine process per member.
 
+CPU seconds are those of the busiest member, over all its chunks: on a machine that others use as
+well, their ratio tells what the wall clock cannot.
+
 python tests/bench/bench_prefill_engine.py MODEL [--tokens 2048 4096] [--dtypes float32 bfloat16]
 """
 
@@ -10,6 +13,7 @@ import tempfile
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -33,11 +37,20 @@ def member(pipe: Connection, path: str, dtype: str, tokens: int, directory: str)
     pipe.send((links.ring.endpoint, links.balance.endpoint))
     while (order := pipe.recv()) is not None:
         run, ids = order
+        used = time.process_time()
         result = engine.run(run, ids, lambda: None, lambda layer: None)
-        pipe.send((time.perf_counter(), result))
+        pipe.send((time.perf_counter(), time.process_time() - used, result))
         if run.index == len(run.chunks) - 1:
             engine.release(run.request, run.attempt)
     engine.close()
+
+
+class Figures(NamedTuple):
+    """Seconds of one prompt; the phases are those of the last chunk's members."""
+
+    wall: float
+    cpu: float
+    phases: list[tuple[float, float, float]]
 
 
 class Mesh:
@@ -54,21 +67,24 @@ class Mesh:
             self.pipes.append(pipe)
         self.members = members_at(*zip(*(pipe.recv() for pipe in self.pipes), strict=True))
 
-    def prefill(self, attempt: int, *parts: tuple[int, int]) -> tuple[float, list]:
-        """Seconds until token 0, and the results of the last chunk's members."""
+    def prefill(self, attempt: int, *parts: tuple[int, int]) -> Figures:
+        """Run one prompt from the first RunChunk to token 0."""
         chunks = plan(*parts)
         ids = np.random.default_rng(0).integers(0, 49000, 1 << 16, dtype=np.int32)
         started = time.perf_counter()
-        results: list = []
         for index, chunk in enumerate(chunks):
             own = ids[chunk.history : chunk.history + chunk.length]
             for rank in range(chunk.size):
                 run = run_chunk(chunks, index, rank, self.members, attempt=attempt)
                 self.pipes[rank].send((run, own))
+        used, answers = [0.0, 0.0], []
         for chunk in chunks:
-            results = [pipe.recv() for pipe in self.pipes[: chunk.size]]
-        assert results[0][1].first is not None
-        return results[0][0] - started, [result for _, result in results]
+            answers = [pipe.recv() for pipe in self.pipes[: chunk.size]]
+            for rank, (_, cpu, _) in enumerate(answers):
+                used[rank] += cpu
+        assert answers[0][2].first is not None
+        phases = [(r.compute, r.wait, r.balance) for _, _, r in answers]
+        return Figures(answers[0][0] - started, max(used), phases)
 
     def close(self) -> None:
         """End both processes."""
@@ -83,15 +99,18 @@ def compare(mesh: Mesh, dtype: str, tokens: int, repeats: int) -> None:
         "SP=2": [(tokens, 2)],
         "1→2": [(tokens // 3, 1), (tokens - tokens // 3, 2)],
     }
-    best: dict[str, tuple[float, list]] = {}
+    best: dict[str, Figures] = {}
     for repeat in range(repeats):
         for index, (name, parts) in enumerate(plans.items()):
-            seconds = mesh.prefill(1 + len(plans) * repeat + index, *parts)
-            best[name] = min(best.get(name, seconds), seconds, key=lambda pair: pair[0])
-    for name, (seconds, results) in best.items():
-        phases = ", ".join(f"{r.compute:.2f}+{r.wait:.2f}+{r.balance:.3f}" for r in results)
-        ratio = best["SP=1"][0] / seconds
-        sys.stdout.write(f"{dtype} {tokens} {name}: {seconds:.2f} s, {ratio:.2f}x  [{phases}]\n")
+            figures = mesh.prefill(1 + len(plans) * repeat + index, *parts)
+            best[name] = min(best.get(name, figures), figures)
+    single = best["SP=1"]
+    for name, (wall, cpu, members) in best.items():
+        phases = ", ".join(f"{c:.2f}+{w:.2f}+{b:.3f}" for c, w, b in members)
+        sys.stdout.write(
+            f"{dtype} {tokens} {name}: {wall:.2f} s, {single.wall / wall:.2f}x;"
+            f" CPU {cpu:.2f} s, {single.cpu / cpu:.2f}x; compute+wait+balance {phases}\n"
+        )
         sys.stdout.flush()
 
 

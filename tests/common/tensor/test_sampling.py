@@ -1,0 +1,160 @@
+import math
+
+import pytest
+import torch
+
+from common.errors import RequestFailed
+from common.messages import Sampling
+from common.tensor.sampling import sample, uniform
+
+VOCAB = 300
+
+
+def logits_of(seed, spread=2.0, vocab=VOCAB):
+    return torch.randn(vocab, generator=torch.Generator().manual_seed(seed)) * spread
+
+
+def reference(logits, sampling, position, forbidden=()):
+    """The definition, slowly: filters one after another, then the inverse of the cumulated sum."""
+    scores = [float(x) for x in logits]
+    weights = [
+        0.0 if i in forbidden else math.exp((x - max(scores)) / sampling.temperature)
+        for i, x in enumerate(scores)
+    ]
+    highest = max(weights)
+    weights = [w if w >= sampling.min_p * highest else 0.0 for w in weights]
+    if 0 < sampling.top_k < len(weights):
+        floor = sorted(weights, reverse=True)[sampling.top_k - 1]
+        weights = [w if w >= floor else 0.0 for w in weights]
+    if sampling.top_p < 1:
+        mass, floor = 0.0, 0.0
+        for w in sorted(weights, reverse=True):
+            mass, floor = mass + w, w
+            if mass >= sampling.top_p * sum(weights):
+                break
+        weights = [w if w >= floor else 0.0 for w in weights]
+    place, passed = uniform(sampling.seed, sampling.choice, position) * sum(weights), 0.0
+    for i, w in enumerate(weights):
+        passed += w
+        if place < passed:
+            return i
+    raise AssertionError("no token holds the place")
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(),
+        Sampling(temperature=0.3),
+        Sampling(temperature=5.0),
+        Sampling(top_k=1),
+        Sampling(top_k=7, seed=2**63 - 1),
+        Sampling(top_k=10_000),
+        Sampling(top_p=0.01),
+        Sampling(top_p=0.9, choice=3),
+        Sampling(top_p=0.999, temperature=50.0),
+        Sampling(min_p=0.2),
+        Sampling(min_p=1.0),
+        Sampling(temperature=1.5, top_k=40, top_p=0.8, min_p=0.02, seed=9),
+    ],
+)
+def test_draws_are_those_of_the_definition(sampling):
+    for position in range(60):
+        logits = logits_of(position)
+        assert sample(logits, sampling, position).id == reference(logits, sampling, position)
+
+
+def test_greedy_takes_the_highest_and_needs_no_randomness():
+    logits = logits_of(1)
+    drawn = {sample(logits, Sampling(temperature=0, seed=s), s).id for s in range(5)}
+    assert drawn == {int(logits.argmax())}
+
+
+def test_forbidden_ids_are_never_drawn_and_logits_stay_as_they_are():
+    logits = logits_of(1)
+    kept, best = logits.clone(), {int(i) for i in logits.topk(5).indices}
+    assert sample(logits, Sampling(temperature=0), 0, best).id == int(logits.topk(6).indices[5])
+    for position in range(50):
+        drawn = sample(logits, Sampling(), position, best).id
+        assert drawn not in best
+        assert drawn == reference(
+            logits.index_fill(0, torch.tensor(sorted(best)), -1e30), Sampling(), position
+        )
+    assert torch.equal(logits, kept)
+
+
+@pytest.mark.parametrize("sampling", [Sampling(seed=4), Sampling(seed=4, top_k=6, top_p=0.95)])
+def test_frequencies_follow_the_distribution(sampling):
+    logits, num_draws = logits_of(3, spread=1.0, vocab=12), 20_000
+    counts = torch.zeros(12)
+    for position in range(num_draws):
+        counts[sample(logits, sampling, position).id] += 1
+    weights = logits.double().softmax(0)
+    if sampling.top_k:
+        weights[weights < weights.topk(6).values[-1]] = 0
+        order = weights.argsort(descending=True)
+        before = weights[order].cumsum(0) - weights[order]
+        weights[order[before >= 0.95 * weights.sum()]] = 0
+    expected = weights / weights.sum() * num_draws
+    assert counts[expected == 0].sum() == 0
+    used = expected > 0
+    statistic = ((counts - expected)[used] ** 2 / expected[used]).sum()
+    # 99.99 % quantile of chi-square with 11 degrees of freedom; the seed is fixed
+    assert statistic < 37.4
+
+
+def test_numbers_of_different_seeds_choices_and_positions_are_unrelated():
+    grid = torch.tensor(
+        [[[uniform(s, c, p) for p in range(20)] for c in range(20)] for s in range(20)],
+        dtype=torch.float64,
+    )
+    assert grid.unique().numel() == 8000
+    assert grid.min() >= 0 and grid.max() < 1
+    assert abs(grid.mean() - 0.5) < 0.02
+    for axis in range(3):
+        a, b = grid.narrow(axis, 0, 19).flatten(), grid.narrow(axis, 1, 19).flatten()
+        assert abs(torch.corrcoef(torch.stack([a, b]))[0, 1]) < 0.05
+
+
+def test_small_noise_in_the_logits_rarely_moves_a_draw():
+    logits = logits_of(5)
+    noise = logits_of(6, spread=1e-4)
+    draws = [
+        (sample(logits, Sampling(), p).id, sample(logits + noise, Sampling(), p).id)
+        for p in range(500)
+    ]
+    assert sum(a != b for a, b in draws) <= 2
+
+
+def test_logprobs_are_of_the_distribution_before_temperature_and_filters():
+    logits = logits_of(7)
+    expected = logits.double().log_softmax(0)
+    drawn = sample(logits, Sampling(temperature=0.5, top_k=3, logprobs=4), 11)
+    assert drawn.logprob == pytest.approx(float(expected[drawn.id]), abs=1e-9)
+    values, ids = expected.topk(4)
+    assert [a.id for a in drawn.top] == ids.tolist()
+    assert [a.logprob for a in drawn.top] == pytest.approx(values.tolist(), abs=1e-9)
+
+
+def test_logprobs_come_only_as_far_as_they_are_asked_for():
+    logits = logits_of(7)
+    assert sample(logits, Sampling(), 0).logprob is None
+    drawn = sample(logits, Sampling(logprobs=0), 0)
+    assert drawn.logprob is not None and drawn.top == ()
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_logits_that_are_not_finite_fail_the_request(bad, temperature):
+    logits = logits_of(1)
+    logits[3] = bad
+    with pytest.raises(RequestFailed, match="position 8"):
+        sample(logits, Sampling(temperature=temperature), 8)
+
+
+def test_impossible_tokens_are_never_drawn():
+    logits = torch.full((50,), -math.inf)
+    logits[[4, 40]] = 0.0
+    drawn = {sample(logits, Sampling(), p).id for p in range(200)}
+    assert drawn == {4, 40}
+    assert sample(logits, Sampling(logprobs=3), 0).top[2].logprob == -1e9
