@@ -9,7 +9,6 @@ python tests/bench/bench_prefill_engine.py MODEL [--tokens 2048 4096] [--dtypes 
 import argparse
 import multiprocessing
 import sys
-import tempfile
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -22,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests.services.prefill_worker.plans import members_at, plan, run_chunk
 
 
-def member(pipe: Connection, path: str, dtype: str, tokens: int, directory: str) -> None:
+def member(pipe: Connection, path: str, dtype: str, tokens: int) -> None:
     """One engine process: runs what its pipe says, answers with seconds."""
     import torch
 
@@ -31,8 +30,7 @@ def member(pipe: Connection, path: str, dtype: str, tokens: int, directory: str)
     from services.prefill_worker.engine import Bounds, Engine, Links
 
     torch.set_num_threads(1)
-    name = f"ipc://{directory}/{id(pipe)}-{multiprocessing.current_process().pid}"
-    links = Links(ZmqLink(f"{name}-ring"), ZmqLink(f"{name}-balance"))
+    links = Links(ZmqLink("tcp://127.0.0.1:*"), ZmqLink("tcp://127.0.0.1:*"))
     engine = Engine(load(path, dtype), 2 * tokens, links, Bounds(60.0, 60.0))
     pipe.send((links.ring.endpoint, links.balance.endpoint))
     while (order := pipe.recv()) is not None:
@@ -58,11 +56,10 @@ class Mesh:
 
     def __init__(self, path: str, dtype: str, tokens: int) -> None:
         context = multiprocessing.get_context("spawn")
-        directory = tempfile.mkdtemp()
         self.pipes = []
         for _ in range(2):
             pipe, other = context.Pipe()
-            arguments = (other, path, dtype, tokens, directory)
+            arguments = (other, path, dtype, tokens)
             context.Process(target=member, args=arguments, daemon=True).start()
             self.pipes.append(pipe)
         self.members = members_at(*zip(*(pipe.recv() for pipe in self.pipes), strict=True))

@@ -80,7 +80,7 @@ def test_old_members_send_a_few_layers_ahead_and_no_more(boxes):
 
 def test_a_new_member_waits_for_its_history_and_counts_the_seconds(boxes):
     old, new = group(boxes, plan((60, 1), (9, 2)))
-    timer = threading.Timer(0.1, old.balance.advance, (0,))
+    timer = threading.Timer(0.4, old.balance.advance, (0,))
     timer.start()
     new.balance.advance(0)
     timer.join()
