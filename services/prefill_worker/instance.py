@@ -35,6 +35,7 @@ from common.recent import Recent
 from common.service import Process
 from common.wire import Frames
 from services.prefill_worker.engine import ChunkResult
+from services.prefill_worker.plan import is_sound, owner_of
 from services.prefill_worker.send_manager import Key, Parcel, SendManager
 from services.prefill_worker.turns import Turns
 
@@ -96,15 +97,27 @@ class Instance:
 
     def facts(self) -> PrefillFacts:
         """What the heartbeat tells."""
-        slots = self._hands.slots()
+        slots, run = self._hands.slots(), self._running
         return PrefillFacts(
             received_through=self._turns.received_through,
             finished_through=self._turns.finished_through,
             total_slots=slots.total,
             free_slots=slots.free,
-            running=Running(self._running.seq, self._layer) if self._running else None,
+            running=Running(run.seq, self._layer) if run and self._is_current(run) else None,
             held=slots.held[:MAX_HELD],
         )
+
+    def enter(self, epoch: int) -> bool:
+        """Follow a life of the router, also when it welcomes; False for an older one.
+
+        A new life knows nothing of chunks that have not run.
+        """
+        is_new = epoch > self._turns.epoch
+        is_current = self._turns.enter(epoch)
+        if is_new:
+            for owner in [owner for owner, live in self._live.items() if not live.is_computed]:
+                self._end(owner)
+        return is_current
 
     def receive(self, message: ControlMessage, frames: Frames = ()) -> None:
         """Act on one message; whatever is not for a prefill instance is ignored."""
@@ -112,7 +125,7 @@ class Instance:
             case RunChunk():
                 self._plan(message, memoryview(frames[0]))
             case Skip():
-                if self._enter(message.epoch):
+                if self.enter(message.epoch):
                     self._turns.add(message.turn, None)
             case Grant():
                 self._sends.receive(message, self._now())
@@ -145,7 +158,8 @@ class Instance:
     def on_ready(self, run: RunChunk) -> None:
         """The engine waits for the chunk's group."""
         peer = self._process.peer
-        self._send(run, Ready(peer.name, peer.incarnation, run.seq, run.turn))
+        if self._is_current(run):
+            self._send(run, Ready(peer.name, peer.incarnation, run.seq, run.turn))
 
     def on_layer(self, run: RunChunk, layer: int, spans: list[Span]) -> None:
         """The engine has this layer's KV in its slots."""
@@ -155,7 +169,7 @@ class Instance:
 
     def on_done(self, run: RunChunk, result: ChunkResult) -> None:
         """The engine has computed a chunk."""
-        owner = _owner(run)
+        owner = owner_of(run)
         sent = self._sends.on_computed(Key(*owner, run.index), result.first, self._now())
         peer = self._process.peer
         done = ChunkDone(
@@ -164,7 +178,8 @@ class Instance:
             sent_bytes=sent.acknowledged,
             total_bytes=sent.total,
         )
-        self._send(run, done)
+        if self._is_current(run):
+            self._send(run, done)
         self._log(run, result, done)
         if owner in self._live:
             self._live[owner].is_computed = run.index == len(run.chunks) - 1
@@ -194,16 +209,16 @@ class Instance:
 
     def on_failed(self, run: RunChunk, error: TetrisError) -> None:
         """The engine could not compute a chunk, and has freed the attempt's slots."""
-        if _owner(run) not in self._ended:
+        if owner_of(run) not in self._ended:
             self._fail(run, error)
         self._finish(run)
 
     def _plan(self, run: RunChunk, ids: memoryview) -> None:
-        if not _is_sound(run) or ids.nbytes % 4:
+        if not is_sound(run) or ids.nbytes % 4:
             self._process.metrics.dropped.labels("field").inc()
             return
-        owner = _owner(run)
-        if not self._enter(run.epoch):
+        owner = owner_of(run)
+        if not self.enter(run.epoch):
             return
         is_void = owner in self._ended and owner not in self._live
         work = None if is_void else Work(run, np.frombuffer(ids, dtype="<i4"))
@@ -214,26 +229,21 @@ class Instance:
         else:
             self._live.setdefault(owner, _Live(run))
 
-    def _enter(self, epoch: int) -> bool:
-        """Follow the router; a new life of it knows nothing of chunks that have not run."""
-        is_new = epoch > self._turns.epoch
-        is_current = self._turns.enter(epoch)
-        if is_new:
-            for owner in [owner for owner, live in self._live.items() if not live.is_computed]:
-                self._end(owner)
-        return is_current
-
     def _start(self, work: Work) -> None:
         run = work.run
-        if _owner(run) not in self._ended:
+        if owner_of(run) not in self._ended:
             self._sends.begin(run)
         self._running, self._layer = run, 0
         self._hands.start(work, self)
 
+    def _is_current(self, run: RunChunk) -> bool:
+        """Whether the router of today has issued this chunk, and knows its numbers."""
+        return run.epoch == self._turns.epoch
+
     def _finish(self, run: RunChunk) -> None:
         self._turns.finish(run.epoch, run.turn)
         self._running = None
-        self._let_go(_owner(run))
+        self._let_go(owner_of(run))
         self.advance()
 
     def _deliver(self, run: RunChunk, token: Token) -> None:
@@ -246,7 +256,7 @@ class Instance:
         end = EndOfRequest(run.request, run.attempt, token.index + 1, token.finish)
         self._send(run, end)
         self._tell_others(run, end)
-        self._end(_owner(run))
+        self._end(owner_of(run))
 
     def _end(self, owner: Owner) -> None:
         """The request is over: nothing more of it is sent, or computed for its own sake.
@@ -258,15 +268,15 @@ class Instance:
         self._sends.end(owner)
         live = self._live.get(owner)
         if live is not None and live.run.chunks[-1].size == 1:
-            self._turns.void(lambda work: _owner(work.run) == owner)
+            self._turns.void(lambda work: owner_of(work.run) == owner)
         self._let_go(owner)
 
     def _fail(self, run: RunChunk, error: TetrisError) -> None:
         """Give a request up at this member, whatever others do."""
-        owner = _owner(run)
+        owner = owner_of(run)
         self._ended.add(owner)
         self._sends.end(owner)
-        self._turns.void(lambda work: _owner(work.run) == owner)
+        self._turns.void(lambda work: owner_of(work.run) == owner)
         retryable = isinstance(error, LinkTimeout | OutOfPages)
         what = f"prefill of chunk {run.index} at {self._process.peer.name}"
         self._send(run, Failed(*owner, what, str(error)[:2048], retryable))
@@ -275,8 +285,8 @@ class Instance:
 
     def _let_go(self, owner: Owner) -> None:
         """Release an ended request as soon as none of its chunks runs or waits here."""
-        is_running = self._running is not None and _owner(self._running) == owner
-        is_waiting = self._turns.waits(lambda work: _owner(work.run) == owner)
+        is_running = self._running is not None and owner_of(self._running) == owner
+        is_waiting = self._turns.waits(lambda work: owner_of(work.run) == owner)
         if owner in self._ended and not is_running and not is_waiting:
             self._release(owner)
 
@@ -302,20 +312,3 @@ class Instance:
 
     def _now(self) -> float:
         return self._process.clock.now()
-
-
-def _owner(run: RunChunk) -> Owner:
-    return Owner(run.request, run.attempt)
-
-
-def _is_sound(run: RunChunk) -> bool:
-    """Whether the plan holds together, so that it can be computed with."""
-    sizes = [chunk.size for chunk in run.chunks]
-    stops = [chunk.history + chunk.length for chunk in run.chunks]
-    return (
-        run.index < len(sizes)
-        and run.rank < sizes[run.index]
-        and sizes == sorted(sizes)
-        and sizes[-1] == len(run.members)
-        and [chunk.history for chunk in run.chunks] == [0, *stops[:-1]]
-    )

@@ -170,6 +170,8 @@ async def _receive(process: Process, membership: Membership, instance: Instance)
         message, frames = await process.mesh.receive()
         if not membership.receive(message):
             instance.receive(message, frames)
+        elif membership.welcome is not None:
+            instance.enter(membership.welcome.epoch)
 
 
 async def _tick(process: Process, instance: Instance) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from common.config import Config, ModelConfig, LogConfig, load
+from common.config import Config, LogConfig, ModelConfig, load
 from common.errors import ConfigError
 from compose import preset
 

@@ -69,9 +69,10 @@ def free_port() -> int:
 def running_mesh(*options: str, model: str = "smollm2") -> Iterator[RealMesh]:
     """`tetris up` on a free port with the test preset, stopped by Ctrl-C at the end."""
     port = free_port()
+    preset = str(Path(__file__).parent / "preset.toml")
+    given = ("--port", str(port), "--model", model, "--preset", preset, *options)
     process = subprocess.Popen(
-        [sys.executable, "-m", "compose.cli", "up", "--port", str(port), "--model", model]
-        + ["--preset", str(Path(__file__).parent / "preset.toml"), *options],
+        [sys.executable, "-m", "compose.cli", "up", *given],
         cwd=ROOT,
         env={**os.environ, "NO_COLOR": "1"},
         stdout=subprocess.PIPE,

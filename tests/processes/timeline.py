@@ -26,7 +26,7 @@ def spans(mesh: RealMesh) -> list[Span]:
 
 
 def draw(chosen: list[Span], width: int = 72) -> str:
-    """Instances × time, one letter per request, digits for the chunk's index."""
+    """Instances by time, one letter per request, digits for the chunk's index."""
     begin, end = min(s.start for s in chosen), max(s.end for s in chosen)
     scale = (width - 1) / max(end - begin, 1e-9)
     letters = {r: chr(ord("A") + i) for i, r in enumerate(dict.fromkeys(s.request for s in chosen))}

@@ -21,7 +21,6 @@ from common.messages import (
     Peer,
     Ready,
     Released,
-    RunChunk,
     Running,
     Skip,
     Token,
@@ -31,6 +30,7 @@ from common.pages import Owner, Span
 from common.service import Process
 from services.prefill_worker.engine import ChunkResult
 from services.prefill_worker.instance import Instance, Slots, Work
+from services.prefill_worker.plan import owner_of
 from services.prefill_worker.send_manager import Parcel, SendManager
 from tests.services.prefill_worker.plans import plan, run_chunk
 
@@ -87,7 +87,7 @@ class Rig:
         run = self.started[-1].run
         self.instance.on_ready(run)
         self.instance.on_layer(run, 0, [Span(0, 16)])
-        token = first if first is None else Token(*_owner(run), 0, first, finish=finish)
+        token = first if first is None else Token(*owner_of(run), 0, first, finish=finish)
         self.instance.on_done(run, ChunkResult(token, 1.0, 0.5, 0.5, 0.25))
 
     def hand_over(self, chunk: int = 0) -> None:
@@ -101,10 +101,6 @@ class Rig:
 
     def computed(self) -> list[tuple[str, int]]:
         return [(work.run.request, work.run.index) for work in self.started]
-
-
-def _owner(run: RunChunk) -> Owner:
-    return Owner(run.request, run.attempt)
 
 
 A = Owner("a", 1)
@@ -239,21 +235,20 @@ def test_a_new_life_of_the_router_forgets_what_has_not_been_computed() -> None:
     assert rig.computed() == [("a", 0), ("b", 0)]
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"index": 1},
-        {"rank": 1},
-        {"members": ()},
-        {"chunks": (Chunk(1, 8, 1),)},
-        {"chunks": (Chunk(0, 8, 2), Chunk(8, 8, 1))},
-    ],
-)
-def test_plans_that_do_not_hold_together_are_dropped(changes: dict[str, object]) -> None:
+def test_a_new_life_of_the_router_hears_nothing_of_the_numbers_of_the_old() -> None:
     rig = Rig()
-    sound = run_chunk(plan((8, 1)), 0, 0)
-    values = {name: getattr(sound, name) for name in sound.__struct_fields__}
-    rig.instance.receive(RunChunk(**(values | changes)), (bytes(32),))
-    rig.instance.receive(sound, (bytes(31),))
+    rig.plan(plan((8, 1)))
+    rig.instance.enter(2)
+    facts = rig.instance.facts()
+    assert (facts.received_through, facts.running) == (0, None)
+    rig.compute()
+    assert rig.of(Ready) == rig.of(ChunkDone) == []
+    assert rig.of(Released) == [RELEASED]
+
+
+def test_plans_that_do_not_hold_together_and_broken_ids_are_dropped() -> None:
+    rig = Rig()
+    rig.instance.receive(run_chunk(plan((8, 1)), 0, 1), (bytes(32),))
+    rig.instance.receive(run_chunk(plan((8, 1)), 0, 0), (bytes(31),))
     assert rig.started == []
     assert b'tetris_messages_dropped_total{reason="field"} 2.0' in rig.metrics.render()
