@@ -4,7 +4,7 @@ Synchronous and without sockets: `send` is an argument, and so is time. Heartbea
 books, so a lost message costs a heartbeat.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from common.config import Config
 from common.errors import RequestFailed
@@ -44,15 +44,26 @@ RETRY_AFTER = 2.0
 
 
 class Router:
-    """One life of the router; its incarnation is the epoch."""
+    """One life of the router; its incarnation is the epoch.
 
-    def __init__(self, config: Config, peer: Peer, send: Send) -> None:
+    Args:
+        planned: told of every request that has got its plan.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        peer: Peer,
+        send: Send,
+        planned: Callable[[Request], None] = lambda request: None,
+    ) -> None:
         self.books = Books(peer.incarnation, config.router.max_queue, config.mesh.resend)
         self.num_ignored = 0
         """Messages that nobody here was meant to get, or from members of another life."""
         self._planning = Planning(config.router, self.books, peer, send)
         self._epoch = peer.incarnation
         self._send = send
+        self._planned = planned
 
     def handle(
         self, message: ControlMessage, frames: Sequence[bytes | memoryview], now: float
@@ -78,6 +89,7 @@ class Router:
     def _start(self, now: float) -> None:
         for request in self._planning.start_waiting(now):
             self._send(request.submit.reply.inbox, request.accepted())
+            self._planned(request)
 
     # Membership
 

@@ -1,6 +1,11 @@
 """The router as a process: one loop that hands every message to the router's books."""
 
+from functools import partial
+
+from structlog.typing import FilteringBoundLogger
+
 from common.service import Process
+from services.router.requests import Request
 from services.router.router import Router
 
 
@@ -14,10 +19,26 @@ async def serve(process: Process) -> None:
     waiting = metrics.gauge("tetris_router_waiting", "Requests without a plan.")
     living = metrics.gauge("tetris_router_requests", "Requests that are not over.")
     ignored = metrics.gauge("tetris_router_ignored", "Messages that were not meant for this life.")
-    router = Router(process.config, process.peer, process.mesh.send)
+    planned = partial(_log_plan, process.log)
+    router = Router(process.config, process.peer, process.mesh.send, planned)
     while True:
         message, frames = await process.mesh.receive()
         router.handle(message, frames, process.clock.now())
         waiting.set(router.books.requests.num_waiting)
         living.set(len(router.books.requests))
         ignored.set(router.num_ignored)
+
+
+def _log_plan(log: FilteringBoundLogger, request: Request) -> None:
+    """One line for each plan: what runs where, and the TTFT that is expected of it."""
+    plan = request.plan
+    assert plan is not None, "logged after planning"
+    log.info(
+        "planned",
+        request=request.submit.request,
+        attempt=request.submit.attempt,
+        chunks=" → ".join(f"{chunk.size}:{chunk.length}" for chunk in plan.chunks),
+        members=" ".join(plan.members),
+        decode=request.decode,
+        ttft=round(plan.ttft, 3),
+    )

@@ -30,13 +30,12 @@ def prefill_seconds(mesh: RealMesh, ids: Sequence[int], plan: str) -> tuple[floa
     if "choices" not in answer:
         raise SystemExit(f"the mesh refused: {answer}")
     expected = sum(int(size) for size in plan.split(","))
-    while len(mesh.events("chunk_done")) < seen + expected:
-        mesh.process.poll()
+    mesh.wait_for("chunk_done", seen + expected)
     new = spans(mesh)[-expected:]
     events = mesh.events("chunk_done")[-expected:]
     balance = sum(event["balance"] for event in events)
     return (
-        max(s.end for s in new) - min(s.start for s in new),
+        max(s.end for s in new) - min(event["came"] for event in events),
         balance,
         sum(event["ended"] - event["started"] for event in events),
     )

@@ -44,6 +44,13 @@ class RealMesh:
                 found.append(event)
         return found
 
+    def wait_for(self, name: str, count: int) -> None:
+        """Until so many events of that name have been logged."""
+        deadline = time.monotonic() + START_LIMIT
+        while len(self.events(name)) < count:
+            assert time.monotonic() < deadline, f"{len(self.events(name))} {name}, not {count}"
+            time.sleep(0.02)
+
     def complete(self, body: dict[str, Any], headers: dict[str, str] | None = None) -> Any:
         """POST /v1/completions and return the JSON answer, whatever its status."""
         request = urllib.request.Request(

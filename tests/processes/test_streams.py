@@ -1,6 +1,7 @@
 """Sampling, batching and sharing on a real mesh."""
 
 import json
+import sys
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -74,20 +75,23 @@ def test_eight_concurrent_streams_equal_their_solo_runs(
 def test_a_second_request_starts_in_the_gap_that_the_first_leaves(
     mesh: RealMesh, text_ids: list[int]
 ) -> None:
-    """A long request runs 1 → 4; a short one of size 2 begins before the long one has ended."""
-    seen = len(spans(mesh))
+    """While a long request holds two instances, the next one starts on a third, then takes all."""
+    seen, plans = len(spans(mesh)), len(mesh.events("planned"))
     with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(
-            mesh.complete, request(text_ids[:2400], 4), {"x-tetris-plan": "1:1200,4"}
-        )
-        second = pool.submit(mesh.complete, request(text_ids[:600], 4), {"x-tetris-plan": "2"})
+        first = pool.submit(mesh.complete, request(text_ids[:3000], 4), {"x-tetris-plan": "2"})
+        mesh.wait_for("planned", plans + 1)
+        body = request(text_ids[:1500], 4)
+        second = pool.submit(mesh.complete, body, {"x-tetris-plan": "1:300,4"})
         assert "choices" in first.result()
         assert "choices" in second.result()
+    mesh.wait_for("chunk_done", seen + 7)
     drawn = spans(mesh)[seen:]
-    requests = {span.request for span in drawn}
-    assert len(requests) == 2
-    long = next(span for span in drawn if span.index == 1).request
-    short = [span for span in drawn if span.request != long]
-    assert min(s.start for s in short) < max(s.end for s in drawn if s.request == long)
-    busy = {s.name for s in drawn if s.request == long and s.index == 0}
-    assert not busy & {s.name for s in short}, draw(drawn)
+    late = next(span for span in drawn if span.index == 1).request
+    early = [span for span in drawn if span.request != late]
+    gap, rest = ([s for s in drawn if s.request == late and s.index == i] for i in (0, 1))
+    assert [span.size for span in early] == [2, 2]
+    assert gap[0].name not in {span.name for span in early}
+    assert gap[0].end < max(span.end for span in early), draw(drawn)
+    assert {span.name for span in early} < {span.name for span in rest}
+    assert min(span.start for span in rest) >= max(span.end for span in early) - 0.1, draw(drawn)
+    sys.stdout.write(f"\n{draw(drawn)}\n")
