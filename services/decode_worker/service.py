@@ -45,6 +45,9 @@ from services.decode_worker.slots import Slots
 MAX_BATCH = 2048
 """Requests of a step, at most: a batch of first and second tokens still is one message."""
 
+STEP_SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
+"""Buckets of the histogram."""
+
 
 async def serve(process: Process) -> None:
     """Run a decode worker until cancelled.
@@ -99,6 +102,11 @@ class Worker:
         self._scheduler = scheduler
         self._slots = slots
         self._work = asyncio.Event()
+        self._has_left = False
+        self._tokens = process.metrics.counter("tetris_decode_tokens", "Tokens decoded.")
+        self._seconds = process.metrics.histogram(
+            "tetris_decode_step_seconds", "Seconds of one decode step.", STEP_SECONDS
+        )
 
     async def run(
         self,
@@ -133,8 +141,10 @@ class Worker:
         while True:
             await self._work.wait()
             self._work.clear()
+            self._report_stats()
             while self._scheduler.has_work:
                 await self._step(engine, thread)
+                self._report_stats()
 
     def receive(self, message: ControlMessage) -> None:
         """Let go of a request that is over elsewhere; all other messages are not for decode."""
@@ -144,7 +154,7 @@ class Worker:
                 | EndOfRequest(request=request, attempt=attempt)
             ):
                 if self._scheduler.end(Owner(request, attempt)):
-                    self._report_stats()
+                    self._leave()
             case _:
                 self._process.metrics.dropped.labels(reason="unexpected").inc()
 
@@ -177,7 +187,7 @@ class Worker:
             retryable=failure.retryable,
         )
         self._mesh.send(self._router, failed)
-        self._report_stats()
+        self._leave()
 
     def facts(self) -> DecodeFacts:
         """What this instance knows of itself."""
@@ -199,8 +209,11 @@ class Worker:
         if not boundary.batch:
             return
         loop = asyncio.get_running_loop()
+        started = self._process.clock.now()
         drawn = await loop.run_in_executor(thread, engine.step, self._scheduler.entries())
+        self._seconds.observe(self._process.clock.now() - started)
         outcome = self._scheduler.finish(drawn)
+        self._tokens.inc(len(outcome.reported))
         self._send_tokens(outcome.reported)
         for failure in outcome.failed:
             self.fail(failure)
@@ -226,11 +239,18 @@ class Worker:
         num_tokens = request.job.first.index + request.num_emitted
         end = EndOfRequest(*request.owner, num_tokens=num_tokens, reason=request.reason)
         self._mesh.send(request.job.router, end)
-        self._report_stats()
+        self._leave()
+
+    def _leave(self) -> None:
+        """Have the slots reported; between steps, when those of the one that left are free."""
+        self._has_left = True
+        self._work.set()
 
     def _report_stats(self) -> None:
-        name, incarnation = self._process.peer.name, self._process.peer.incarnation
-        self._mesh.send(self._router, DecodeStats(name, incarnation, self.facts()))
+        if self._has_left:
+            self._has_left = False
+            name, incarnation = self._process.peer.name, self._process.peer.incarnation
+            self._mesh.send(self._router, DecodeStats(name, incarnation, self.facts()))
 
 
 def _load(process: Process) -> Model:
