@@ -1,6 +1,6 @@
 """Decode against transformers' generate: one thread, one model, the two sides in turns.
 
-Run as a script: `python tests/bench/bench_decode.py MODEL_DIRECTORY`. Prints a table, then one
+Run as a script: `python -m tests.bench.bench_decode MODEL`. Prints a table, then one
 line of JSON. KV is random: what is timed depends on its length only. Times are medians of
 single tokens, in CPU seconds of the one thread, which on an idle machine are wall seconds; the
 ratio compares medians of the same run, so that what else the machine does slows both.
