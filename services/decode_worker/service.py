@@ -10,11 +10,11 @@ import threading
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from urllib.parse import urlsplit
 
 import torch
 
 from common.errors import OutOfPages
+from common.links.address import reachable
 from common.messages import (
     PROTOCOL,
     Admitted,
@@ -44,6 +44,9 @@ from services.decode_worker.slots import Slots
 
 MAX_BATCH = 2048
 """Requests of a step, at most: a batch of first and second tokens still is one message."""
+
+STEP_SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
+"""Buckets of the histogram."""
 
 
 async def serve(process: Process) -> None:
@@ -99,6 +102,11 @@ class Worker:
         self._scheduler = scheduler
         self._slots = slots
         self._work = asyncio.Event()
+        self._has_left = False
+        self._tokens = process.metrics.counter("tetris_decode_tokens", "Tokens decoded.")
+        self._seconds = process.metrics.histogram(
+            "tetris_decode_step_seconds", "Seconds of one decode step.", STEP_SECONDS
+        )
 
     async def run(
         self,
@@ -133,8 +141,10 @@ class Worker:
         while True:
             await self._work.wait()
             self._work.clear()
+            self._report_stats()
             while self._scheduler.has_work:
                 await self._step(engine, thread)
+                self._report_stats()
 
     def receive(self, message: ControlMessage) -> None:
         """Let go of a request that is over elsewhere; all other messages are not for decode."""
@@ -144,7 +154,7 @@ class Worker:
                 | EndOfRequest(request=request, attempt=attempt)
             ):
                 if self._scheduler.end(Owner(request, attempt)):
-                    self._report_stats()
+                    self._leave()
             case _:
                 self._process.metrics.dropped.labels(reason="unexpected").inc()
 
@@ -177,7 +187,7 @@ class Worker:
             retryable=failure.retryable,
         )
         self._mesh.send(self._router, failed)
-        self._report_stats()
+        self._leave()
 
     def facts(self) -> DecodeFacts:
         """What this instance knows of itself."""
@@ -199,8 +209,11 @@ class Worker:
         if not boundary.batch:
             return
         loop = asyncio.get_running_loop()
+        started = self._process.clock.now()
         drawn = await loop.run_in_executor(thread, engine.step, self._scheduler.entries())
+        self._seconds.observe(self._process.clock.now() - started)
         outcome = self._scheduler.finish(drawn)
+        self._tokens.inc(len(outcome.reported))
         self._send_tokens(outcome.reported)
         for failure in outcome.failed:
             self.fail(failure)
@@ -232,11 +245,18 @@ class Worker:
             emitted=request.num_emitted,
             shared_steps=request.num_shared,
         )
-        self._report_stats()
+        self._leave()
+
+    def _leave(self) -> None:
+        """Have the slots reported; between steps, when those of the one that left are free."""
+        self._has_left = True
+        self._work.set()
 
     def _report_stats(self) -> None:
-        name, incarnation = self._process.peer.name, self._process.peer.incarnation
-        self._mesh.send(self._router, DecodeStats(name, incarnation, self.facts()))
+        if self._has_left:
+            self._has_left = False
+            name, incarnation = self._process.peer.name, self._process.peer.incarnation
+            self._mesh.send(self._router, DecodeStats(name, incarnation, self.facts()))
 
 
 def _load(process: Process) -> Model:
@@ -256,15 +276,7 @@ def _hello(process: Process, model: Model, slots: Slots, link: str) -> Hello:
         protocol=PROTOCOL,
         model=read_card(process.config.model),
         layout=model.layout,
-        link=_reachable(link, process.peer.inbox),
+        link=reachable(link, process.peer.inbox),
         total_slots=slots.totals()[0],
         num_backends=process.config.decode.backends,
     )
-
-
-def _reachable(link: str, inbox: str) -> str:
-    """The link's endpoint under the host name by which peers reach the inbox."""
-    here, host = urlsplit(link), urlsplit(inbox).hostname
-    if here.scheme != "tcp" or host is None:
-        return link
-    return f"tcp://{host}:{here.port}"

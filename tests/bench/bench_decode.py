@@ -1,8 +1,9 @@
 """Decode against transformers' generate: one thread, one model, the two sides in turns.
 
-Run as a script: `python tests/bench/bench_decode.py MODEL_DIRECTORY`. Prints a table, then one
+Run as a script: `python -m tests.bench.bench_decode MODEL`. Prints a table, then one
 line of JSON. KV is random: what is timed depends on its length only. Times are medians of
-single tokens; the ratio compares medians of the same run, so that a busy machine slows both.
+single tokens, in CPU seconds of the one thread, which on an idle machine are wall seconds; the
+ratio compares medians of the same run, so that what else the machine does slows both.
 """
 
 import argparse
@@ -41,7 +42,7 @@ class Marks:
         self.times: list[float] = []
 
     def put(self, _ids: torch.Tensor) -> None:
-        self.times.append(time.perf_counter())
+        self.times.append(time.thread_time())
 
     def end(self) -> None:
         pass
@@ -58,11 +59,11 @@ def ours(model: Model, context: int, size: int) -> Callable[[], list[float]]:
     greedy = Sampling(temperature=0)
 
     def run() -> list[float]:
-        last, marks = [5] * size, [time.perf_counter()]
+        last, marks = [5] * size, [time.thread_time()]
         for position in range(context, context + TOKENS):
             batch = [Entry(last[i], position, spans[i], greedy) for i in range(size)]
             last = [sampled.id for sampled in engine.step(batch)]
-            marks.append(time.perf_counter())
+            marks.append(time.thread_time())
         return intervals(marks)
 
     return run

@@ -183,8 +183,11 @@ def test_requests_get_the_tokens_of_transformers_and_everybody_hears_of_it(path,
                 ("a", 20, "length"),
                 ("b", 12, "length"),
             }
-            facts = (await world.take("router", DecodeStats)).facts
+            while (facts := (await world.take("router", DecodeStats)).facts).active:
+                pass
             assert facts == DecodeFacts(128, 128, active=0, steps=facts.steps)
+            # the first token of each came with its KV
+            assert b"tetris_decode_tokens_total 30.0" in world.process.metrics.render()
             return tokens
 
     tokens = asyncio.run(main())
@@ -200,7 +203,7 @@ def test_a_cancelled_request_frees_its_slots_and_another_takes_them(path, causal
             await world.send_kv(causal, PROMPT, "a", reserve=128, max_tokens=90)
             await world.take("gateway", TokenBatch)
             world.say(Cancel("a", 1))
-            await world.take("router", DecodeStats)
+            assert (await world.take("router", DecodeStats)).facts.free_slots == 128
             await world.send_kv(causal, PROMPT, "b", reserve=112, max_tokens=2)
             while True:
                 batch = await world.take("gateway", TokenBatch)
