@@ -12,6 +12,8 @@ SPANS = [Span(20, 25), Span(3, 6)]
 
 def filled():
     cache = KvCache(LAYOUT, 2)
+    cache.keys.zero_()
+    cache.values.zero_()
     keys, values = torch.randn(2, 8, 3, 4).bfloat16()
     cache.write(1, SPANS, keys, values)
     return cache, keys, values

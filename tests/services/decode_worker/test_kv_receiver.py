@@ -62,6 +62,7 @@ class Decode:
 
     def __init__(self, layout: KvLayout = LAYOUT) -> None:
         self.cache = KvCache(layout, 8)
+        self.cache.keys.zero_()
         self.spans: list[Span] | None = [Span(32, 40), Span(0, 16)]
         self.commits: queue.Queue[KvCommit] = queue.Queue()
         self.receiver = KvReceiver(self.cache, BIND, lambda message: self.spans, self.commits.put)

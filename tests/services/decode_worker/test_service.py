@@ -34,7 +34,7 @@ from common.messages import (
 from common.metrics import Metrics
 from common.service import Process
 from common.tensor.kv_cache import pack
-from services.decode_worker.service import _reachable, serve
+from services.decode_worker.service import serve
 from tests.common.tensor.tiny_models import save, stock
 from tests.services.decode_worker.transfers import GATEWAY, ROUTER, commit, job, layer
 
@@ -240,9 +240,3 @@ def test_a_refused_worker_ends_with_the_reason(path):
     while isinstance(wrong, ExceptionGroup):
         [wrong] = wrong.exceptions
     assert "another model" in str(wrong)
-
-
-def test_links_are_announced_under_the_host_of_the_inbox():
-    assert _reachable("tcp://0.0.0.0:41", "tcp://decode-1:7") == "tcp://decode-1:41"
-    assert _reachable("ipc:///x", "tcp://decode-1:7") == "ipc:///x"
-    assert _reachable("tcp://127.0.0.1:41", "decode") == "tcp://127.0.0.1:41"
