@@ -34,8 +34,8 @@ from common.pages import Owner, Span
 from common.recent import Recent
 from common.service import Process
 from common.wire import Frames
-from services.prefill_worker.engine import ChunkResult
 from services.prefill_worker.plan import is_sound, owner_of
+from services.prefill_worker.result import ChunkResult
 from services.prefill_worker.send_manager import Key, Parcel, SendManager
 from services.prefill_worker.turns import Turns
 
@@ -61,7 +61,7 @@ class Slots(NamedTuple):
 
 
 class Hands(Protocol):
-    """What an instance drives: its engine thread and its copy thread; nothing here waits."""
+    """What an instance drives, real or emulated: engine and copying; nothing here waits."""
 
     def start(self, work: Work, instance: "Instance") -> None:
         """Compute a chunk and tell `instance` what becomes of it; only one at a time."""
