@@ -93,17 +93,17 @@ class Instance:
         self._live: dict[Owner, _Live] = {}
         self._ended: Recent[Owner] = Recent(MAX_ENDED)
         self._running: RunChunk | None = None
-        self._layer = 0
+        self._layer: int | None = None
 
     def facts(self) -> PrefillFacts:
         """What the heartbeat tells."""
-        slots, run = self._hands.slots(), self._running
+        slots = self._hands.slots()
         return PrefillFacts(
             received_through=self._turns.received_through,
             finished_through=self._turns.finished_through,
             total_slots=slots.total,
             free_slots=slots.free,
-            running=Running(run.seq, self._layer) if run and self._is_current(run) else None,
+            running=self._computing(),
             held=slots.held[:MAX_HELD],
         )
 
@@ -233,8 +233,15 @@ class Instance:
         run = work.run
         if owner_of(run) not in self._ended:
             self._sends.begin(run)
-        self._running, self._layer = run, 0
+        self._running, self._layer = run, None
         self._hands.start(work, self)
+
+    def _computing(self) -> Running | None:
+        """The chunk of which a layer is there, not one that still waits for its group."""
+        run = self._running
+        if run is None or self._layer is None or not self._is_current(run):
+            return None
+        return Running(run.seq, self._layer)
 
     def _is_current(self, run: RunChunk) -> bool:
         """Whether the router of today has issued this chunk, and knows its numbers."""
