@@ -46,6 +46,11 @@ class Broker:
             waiting=sum(manager.waiting for manager in managers),
         )
 
+    def quiescent(self) -> bool:
+        """Whether no request wants or keeps a backend."""
+        managers = [manager for _, manager in self._managers.values()]
+        return not any(manager.reserved or manager.waiting for manager in managers)
+
     def receive(self, message: ControlMessage) -> None:
         """Act on one message; whatever is not for a broker is ignored."""
         match message:
