@@ -108,7 +108,10 @@ class MemoryNetwork:
             self.num_lost += 1
             return
         now = asyncio.get_running_loop().time()
-        self._trace.update(repr((round(now, 9), source, destination, frames)).encode())
+        place = (round(now, 9), source, destination, [len(frame) for frame in frames])
+        self._trace.update(repr(place).encode())
+        for frame in frames:
+            self._trace.update(frame)
         inbox.put_nowait(frames)
 
 
