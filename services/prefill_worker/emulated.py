@@ -20,9 +20,9 @@ from common.recent import Recent
 from common.service import Process
 from common.sharding import num_tokens, owner_of_last
 from services.prefill_worker.control import control
+from services.prefill_worker.hands import ChunkResult, Slots, Work
 from services.prefill_worker.holdings import Holdings
-from services.prefill_worker.instance import Instance, Slots, Work
-from services.prefill_worker.result import ChunkResult
+from services.prefill_worker.instance import Instance
 from services.prefill_worker.send_manager import Parcel, SendManager
 
 MAX_ARRIVED = 4096

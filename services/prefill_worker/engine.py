@@ -24,9 +24,9 @@ from common.tensor.kv_cache import KvCache
 from common.tensor.models import Model
 from common.tensor.sampling import sample
 from services.prefill_worker.balance import Balance
+from services.prefill_worker.hands import ChunkResult
 from services.prefill_worker.holdings import ChunkSlots, Holdings
 from services.prefill_worker.mailbox import Mailbox
-from services.prefill_worker.result import ChunkResult
 from services.prefill_worker.ring import Ring
 from services.prefill_worker.zigzag import Block
 

@@ -5,10 +5,8 @@ until its KV is released; what is over is remembered for a while, so that nothin
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from common.errors import LinkTimeout, OutOfPages, TetrisError
 from common.messages import (
@@ -19,7 +17,6 @@ from common.messages import (
     Failed,
     FirstToken,
     Grant,
-    Held,
     KvAck,
     Peer,
     PrefillFacts,
@@ -34,46 +31,15 @@ from common.pages import Owner, Span
 from common.recent import Recent
 from common.service import Process
 from common.wire import Frames
+from services.prefill_worker.hands import ChunkResult, Hands, Work
 from services.prefill_worker.plan import is_sound, owner_of
-from services.prefill_worker.result import ChunkResult
-from services.prefill_worker.send_manager import Key, Parcel, SendManager
+from services.prefill_worker.send_manager import Key, SendManager
 from services.prefill_worker.turns import Turns
 
 MAX_ENDED = 4096
 """Ended attempts that are remembered."""
 MAX_HELD = 4096
 """Entries of a heartbeat."""
-
-
-class Work(NamedTuple):
-    """A chunk and its ids."""
-
-    run: RunChunk
-    ids: NDArray[np.int32]
-
-
-class Slots(NamedTuple):
-    """KV slots of the instance."""
-
-    total: int
-    free: int
-    held: tuple[Held, ...]
-
-
-class Hands(Protocol):
-    """What an instance drives, real or emulated: engine and copying; nothing here waits."""
-
-    def start(self, work: Work, instance: "Instance") -> None:
-        """Compute a chunk and tell `instance` what becomes of it; only one at a time."""
-
-    def submit(self, parcel: Parcel) -> None:
-        """Send KV."""
-
-    def release(self, owner: Owner) -> None:
-        """Free the slots of an attempt."""
-
-    def slots(self) -> Slots:
-        """Who holds what."""
 
 
 @dataclass

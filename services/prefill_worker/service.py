@@ -23,7 +23,8 @@ from common.service import Process
 from common.tensor.models import load
 from services.prefill_worker.control import control
 from services.prefill_worker.engine import Bounds, Engine, Links
-from services.prefill_worker.instance import Instance, Slots, Work
+from services.prefill_worker.hands import Slots, Work
+from services.prefill_worker.instance import Instance
 from services.prefill_worker.kv_sender import KvSender
 from services.prefill_worker.send_manager import Parcel, SendManager
 

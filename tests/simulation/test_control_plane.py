@@ -22,8 +22,9 @@ import pytest
 from common.memory_transport import Faults
 from common.messages import Cancel, EndOfRequest, Failed, Release, TokenBatch
 from common.wire import CONTROL, Frame
+from tests.simulation.questions import Question, poisson
 from tests.simulation.virtual_loop import run
-from tests.simulation.world import Answer, Cluster, Question, World, poisson
+from tests.simulation.world import Answer, Cluster, World
 
 PRECIOUS = (TokenBatch, Release, EndOfRequest, Cancel, Failed)
 TIGHT = Cluster(prefill_tokens=40_000, decode_tokens=160_000, backends=2, error=0.2)

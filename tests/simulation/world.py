@@ -45,7 +45,6 @@ from common.messages import (
     PrefillFacts,
     RingReady,
     Role,
-    Sampling,
 )
 from common.metrics import Metrics
 from common.model_card import read_card
@@ -58,6 +57,7 @@ from services.kv_transfer.service import Broker, lend
 from services.prefill_worker import emulated as prefill
 from services.router.router import Router
 from services.router.service import route
+from tests.simulation.questions import Question
 
 LATENCY = "a100-llama3-8b"
 LLAMA3_8B = KvLayout(num_layers=32, num_kv_heads=8, head_dim=128, dtype="bfloat16")
@@ -84,20 +84,6 @@ class Cluster:
     faults: Faults = field(default_factory=Faults)
     link_loss: float = 0.0
     seed: int = 0
-
-
-@dataclass(frozen=True)
-class Question:
-    """A request: when it comes, how long it is, how many tokens it wants."""
-
-    name: str
-    arrival: float
-    length: int
-    max_tokens: int
-
-    def sampling(self) -> Sampling:
-        """A seed of its own."""
-        return Sampling(seed=self.length)
 
 
 @dataclass(frozen=True)
@@ -282,16 +268,6 @@ class World:
         # A ring has no way to repeat itself: its link is a reliable one.
         is_ring = isinstance(message, RingReady)
         return not is_ring and self._rng.random() < self.cluster.link_loss
-
-
-def poisson(count: int, rate: float, seed: int) -> list[Question]:
-    """Requests of 4 000 to 100 000 tokens, `rate` per second on average."""
-    rng, now, questions = random.Random(seed), 0.0, []
-    for number in range(count):
-        now += rng.expovariate(rate)
-        length, max_tokens = rng.randint(4_000, 100_000), rng.randint(2, 200)
-        questions.append(Question(f"r{number}", now, length, max_tokens))
-    return questions
 
 
 def _directory(path: Path) -> str:

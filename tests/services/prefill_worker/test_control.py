@@ -23,7 +23,8 @@ from common.messages import (
 from common.metrics import Metrics
 from common.service import Process
 from services.prefill_worker.control import control
-from services.prefill_worker.instance import Instance, Slots
+from services.prefill_worker.hands import Slots
+from services.prefill_worker.instance import Instance
 from services.prefill_worker.send_manager import SendManager
 from tests.services.prefill_worker.plans import TARGET, plan, run_chunk
 from tests.simulation.virtual_loop import run

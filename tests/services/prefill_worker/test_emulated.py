@@ -18,8 +18,7 @@ from common.metrics import Metrics
 from common.pages import Owner, Span, num_slots
 from common.service import Process
 from services.prefill_worker.emulated import EmulatedHands
-from services.prefill_worker.instance import Work
-from services.prefill_worker.result import ChunkResult
+from services.prefill_worker.hands import ChunkResult, Work
 from services.prefill_worker.send_manager import Parcel
 from tests.services.decode_worker.transfers import layer
 from tests.services.prefill_worker.plans import members_at, plan, run_chunk

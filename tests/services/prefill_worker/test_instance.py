@@ -28,8 +28,8 @@ from common.messages import (
 from common.metrics import Metrics
 from common.pages import Owner, Span
 from common.service import Process
-from services.prefill_worker.engine import ChunkResult
-from services.prefill_worker.instance import Instance, Slots, Work
+from services.prefill_worker.hands import ChunkResult, Slots, Work
+from services.prefill_worker.instance import Instance
 from services.prefill_worker.plan import owner_of
 from services.prefill_worker.send_manager import Parcel, SendManager
 from tests.services.prefill_worker.plans import plan, run_chunk
