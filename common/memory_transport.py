@@ -8,13 +8,17 @@ import asyncio
 import hashlib
 import random
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from common.wire import Frame
 
 CAPACITY = 4096
 """Messages that an inbox holds; what arrives beyond is dropped."""
+
+
+def _any(frames: Sequence[Frame]) -> bool:
+    return True
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,8 @@ class Faults:
     """Probability that a message does not arrive."""
     duplication: float = 0.0
     """Probability that a message arrives twice."""
+    may_lose: Callable[[Sequence[Frame]], bool] = _any
+    """Whether a message that is to be lost may be."""
 
 
 class MemoryNetwork:
@@ -74,7 +80,8 @@ class MemoryNetwork:
         if destination not in self._inboxes:
             return False
         faults = self.faults
-        if (source, destination) in self._cuts or self._rng.random() < faults.loss:
+        is_lost = self._rng.random() < faults.loss and faults.may_lose(frames)
+        if is_lost or (source, destination) in self._cuts:
             self.num_lost += 1
             return True
         loop = asyncio.get_running_loop()
@@ -101,7 +108,10 @@ class MemoryNetwork:
             self.num_lost += 1
             return
         now = asyncio.get_running_loop().time()
-        self._trace.update(repr((round(now, 9), source, destination, frames)).encode())
+        place = (round(now, 9), source, destination, [len(frame) for frame in frames])
+        self._trace.update(repr(place).encode())
+        for frame in frames:
+            self._trace.update(frame)
         inbox.put_nowait(frames)
 
 

@@ -143,7 +143,7 @@ class Token(Part, frozen=True):
 
 
 class Running(Part, frozen=True):
-    """The chunk that an instance is computing."""
+    """The chunk that an instance computes, its group being together, and the last layer done."""
 
     seq: Number
     layer: Count

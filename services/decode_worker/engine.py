@@ -5,7 +5,6 @@ attends over views of the cache: nothing of the history is copied.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -19,14 +18,6 @@ from common.tensor.kv_cache import KvCache
 from common.tensor.models import Model
 from common.tensor.sampling import sample
 from services.decode_worker.scheduler import Entry
-
-
-class Engine(Protocol):
-    """What the service needs of an engine, real or emulated."""
-
-    def step(self, batch: Sequence[Entry]) -> list[Sampled | None]:
-        """One token for each entry, in order; None where there is none to draw."""
-        ...
 
 
 class ModelEngine:

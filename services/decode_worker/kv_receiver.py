@@ -8,30 +8,17 @@ The link is made with the object and from then on belongs to the thread that cal
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 from common.errors import LinkTimeout, WireError
 from common.links.zmq import ZmqLink
 from common.messages import Endpoint, KvAck, KvCommit, KvLayer
 from common.pages import Span, num_slots, take
-from common.recent import Recent
 from common.sharding import num_tokens
 from common.tensor.kv_cache import KvCache, unpack
+from services.decode_worker.fence import Fence
 
-MAX_COMMITTED = 65536
-"""Transfers that are remembered as committed."""
-MAX_BACKENDS = 1024
 IDLE = 0.1
 """Seconds of one wait: how fast a stop is seen."""
-
-
-class Transfer(NamedTuple):
-    """One chunk's KV of one member."""
-
-    request: str
-    attempt: int
-    chunk: int
-    rank: int
 
 
 class KvReceiver:
@@ -57,8 +44,7 @@ class KvReceiver:
         self._cache = cache
         self._open = open
         self._commit = commit
-        self._generations: dict[int, int] = {}
-        self._committed: Recent[Transfer] = Recent(MAX_COMMITTED)
+        self._fence = Fence()
         self._link = ZmqLink(bind)
         self.endpoint: Endpoint = self._link.endpoint
 
@@ -80,7 +66,8 @@ class KvReceiver:
                     self._take_layer(message, frames)
                     self._acknowledge(message, message.layer)
                 case KvCommit():
-                    self._take_commit(message)
+                    if self._fence.commits(message):
+                        self._commit(message)
                     self._acknowledge(message, message.num_layers)
                 case _:
                     self.dropped["type"] += 1
@@ -96,7 +83,7 @@ class KvReceiver:
     def _take_layer(self, message: KvLayer, frames: Sequence[memoryview]) -> None:
         count = num_tokens(message.intervals)
         keys, values = (unpack(frame, self._cache.layout, count) for frame in frames)
-        self._fence(message)
+        self._fence.check(message)
         spans = self._open(message)
         if spans is None:
             return
@@ -104,23 +91,6 @@ class KvReceiver:
             raise WireError("size", "the prompt is longer than its slots")
         slots = [span for interval in message.intervals for span in take(spans, *interval)]
         self._cache.write(message.layer, slots, keys, values)
-
-    def _take_commit(self, message: KvCommit) -> None:
-        transfer = Transfer(message.request, message.attempt, message.chunk, message.rank)
-        # A repeated commit may come when its backend is already lent to the next transfer.
-        if transfer in self._committed:
-            return
-        self._fence(message)
-        self._committed.add(transfer)
-        self._commit(message)
-
-    def _fence(self, message: KvLayer | KvCommit) -> None:
-        """Raise `WireError` for frames of an older loan than this backend has seen."""
-        if message.backend >= MAX_BACKENDS:
-            raise WireError("field", f"backend {message.backend}")
-        if message.generation < self._generations.get(message.backend, 0):
-            raise WireError("stale", f"generation {message.generation}")
-        self._generations[message.backend] = message.generation
 
     def _acknowledge(self, message: KvLayer | KvCommit, layer: int) -> None:
         ack = KvAck(

@@ -5,7 +5,6 @@ when a newer life of that instance shows.
 """
 
 import asyncio
-import time
 from collections.abc import Iterable
 
 from common.messages import (
@@ -35,8 +34,8 @@ class Broker:
     def __init__(self, process: Process) -> None:
         self._mesh = process.mesh
         self._managers: dict[Name, tuple[int, ReceiveManager]] = {}
-        # Wall-clock nanoseconds pass faster than loans, so a restarted broker's are newer.
-        self._generation = time.time_ns()
+        # Incarnations pass faster than loans, so a restarted broker's are newer.
+        self._generation = process.peer.incarnation
 
     def facts(self) -> BrokerFacts:
         """What the heartbeat tells."""
@@ -46,6 +45,11 @@ class Broker:
             lent=sum(manager.lent for manager in managers),
             waiting=sum(manager.waiting for manager in managers),
         )
+
+    def quiescent(self) -> bool:
+        """Whether no request wants or keeps a backend."""
+        managers = [manager for _, manager in self._managers.values()]
+        return not any(manager.reserved or manager.waiting for manager in managers)
 
     def receive(self, message: ControlMessage) -> None:
         """Act on one message; whatever is not for a broker is ignored."""
@@ -82,7 +86,11 @@ class Broker:
 
 async def serve(process: Process) -> None:
     """Join the mesh and lend backends until cancelled."""
-    broker = Broker(process)
+    await lend(process, Broker(process))
+
+
+async def lend(process: Process, broker: Broker) -> None:
+    """Serve with this broker."""
     card = read_card(process.config.model)
     hello = Hello("kv-transfer", process.peer, process.node, PROTOCOL, card)
     membership = Membership(process, hello, broker.facts)

@@ -24,27 +24,13 @@ from common.tensor.kv_cache import KvCache
 from common.tensor.models import Model
 from common.tensor.sampling import sample
 from services.prefill_worker.balance import Balance
+from services.prefill_worker.hands import ChunkResult
 from services.prefill_worker.holdings import ChunkSlots, Holdings
 from services.prefill_worker.mailbox import Mailbox
 from services.prefill_worker.ring import Ring
 from services.prefill_worker.zigzag import Block
 
 OnLayer = Callable[[int], None]
-
-
-@dataclass(frozen=True)
-class ChunkResult:
-    """What came of a chunk; the phases do not overlap."""
-
-    first: Token | None
-    """Token 0, at the member that holds the last prompt token."""
-    compute: float
-    wait: float
-    """Seconds spent waiting for the group, at the chunk's start and inside the ring."""
-    gather: float
-    """The part of `wait` at the chunk's start."""
-    balance: float
-    """Seconds spent waiting for history."""
 
 
 @dataclass(frozen=True)

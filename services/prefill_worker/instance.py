@@ -5,10 +5,8 @@ until its KV is released; what is over is remembered for a while, so that nothin
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from common.errors import LinkTimeout, OutOfPages, TetrisError
 from common.messages import (
@@ -19,7 +17,6 @@ from common.messages import (
     Failed,
     FirstToken,
     Grant,
-    Held,
     KvAck,
     Peer,
     PrefillFacts,
@@ -34,46 +31,15 @@ from common.pages import Owner, Span
 from common.recent import Recent
 from common.service import Process
 from common.wire import Frames
-from services.prefill_worker.engine import ChunkResult
+from services.prefill_worker.hands import ChunkResult, Hands, Work
 from services.prefill_worker.plan import is_sound, owner_of
-from services.prefill_worker.send_manager import Key, Parcel, SendManager
+from services.prefill_worker.send_manager import Key, SendManager
 from services.prefill_worker.turns import Turns
 
 MAX_ENDED = 4096
 """Ended attempts that are remembered."""
 MAX_HELD = 4096
 """Entries of a heartbeat."""
-
-
-class Work(NamedTuple):
-    """A chunk and its ids."""
-
-    run: RunChunk
-    ids: NDArray[np.int32]
-
-
-class Slots(NamedTuple):
-    """KV slots of the instance."""
-
-    total: int
-    free: int
-    held: tuple[Held, ...]
-
-
-class Hands(Protocol):
-    """What an instance drives: its engine thread and its copy thread; nothing here waits."""
-
-    def start(self, work: Work, instance: "Instance") -> None:
-        """Compute a chunk and tell `instance` what becomes of it; only one at a time."""
-
-    def submit(self, parcel: Parcel) -> None:
-        """Send KV."""
-
-    def release(self, owner: Owner) -> None:
-        """Free the slots of an attempt."""
-
-    def slots(self) -> Slots:
-        """Who holds what."""
 
 
 @dataclass
@@ -93,17 +59,17 @@ class Instance:
         self._live: dict[Owner, _Live] = {}
         self._ended: Recent[Owner] = Recent(MAX_ENDED)
         self._running: RunChunk | None = None
-        self._layer = 0
+        self._layer: int | None = None
 
     def facts(self) -> PrefillFacts:
         """What the heartbeat tells."""
-        slots, run = self._hands.slots(), self._running
+        slots = self._hands.slots()
         return PrefillFacts(
             received_through=self._turns.received_through,
             finished_through=self._turns.finished_through,
             total_slots=slots.total,
             free_slots=slots.free,
-            running=Running(run.seq, self._layer) if run and self._is_current(run) else None,
+            running=self._computing(),
             held=slots.held[:MAX_HELD],
         )
 
@@ -233,8 +199,15 @@ class Instance:
         run = work.run
         if owner_of(run) not in self._ended:
             self._sends.begin(run)
-        self._running, self._layer = run, 0
+        self._running, self._layer = run, None
         self._hands.start(work, self)
+
+    def _computing(self) -> Running | None:
+        """The chunk of which a layer is there, not one that still waits for its group."""
+        run = self._running
+        if run is None or self._layer is None or not self._is_current(run):
+            return None
+        return Running(run.seq, self._layer)
 
     def _is_current(self, run: RunChunk) -> bool:
         """Whether the router of today has issued this chunk, and knows its numbers."""

@@ -17,13 +17,14 @@ import torch
 from common.errors import LinkTimeout, OutOfPages, RequestFailed, WireError
 from common.links.address import reachable
 from common.links.zmq import ZmqLink
-from common.messages import PROTOCOL, Hello, KvAck
-from common.model_card import read_card
+from common.messages import KvAck
 from common.pages import Owner
-from common.service import Membership, Process
+from common.service import Process
 from common.tensor.models import load
+from services.prefill_worker.control import control
 from services.prefill_worker.engine import Bounds, Engine, Links
-from services.prefill_worker.instance import Instance, Slots, Work
+from services.prefill_worker.hands import Slots, Work
+from services.prefill_worker.instance import Instance
 from services.prefill_worker.kv_sender import KvSender
 from services.prefill_worker.send_manager import Parcel, SendManager
 
@@ -138,46 +139,16 @@ async def _serve(process: Process, thread: EngineThread, engine: Engine) -> None
     reply = reachable(sender.endpoint, process.peer.inbox)
     sends = SendManager(process.peer, reply, engine.model.layout, process.config)
     instance = Instance(process, sends, Threads(thread, engine, sender))
-    membership = Membership(process, _hello(process, engine), instance.facts)
+    inbox, links = process.peer.inbox, engine.links
+    ring = reachable(links.ring.endpoint, inbox)
+    balance = reachable(links.balance.endpoint, inbox)
 
     def on_ack(ack: KvAck) -> None:
         loop.call_soon_threadsafe(instance.on_ack, ack)
 
     async with asyncio.TaskGroup() as group:
         group.create_task(_run_thread(partial(sender.run, stop, on_ack), stop.set))
-        group.create_task(membership.run())
-        group.create_task(_receive(process, membership, instance))
-        group.create_task(_tick(process, instance))
-
-
-def _hello(process: Process, engine: Engine) -> Hello:
-    inbox = process.peer.inbox
-    return Hello(
-        role="prefill-worker",
-        peer=process.peer,
-        node=process.node,
-        protocol=PROTOCOL,
-        model=read_card(process.config.model),
-        layout=engine.model.layout,
-        ring=reachable(engine.links.ring.endpoint, inbox),
-        balance=reachable(engine.links.balance.endpoint, inbox),
-        total_slots=engine.holdings.total_slots,
-    )
-
-
-async def _receive(process: Process, membership: Membership, instance: Instance) -> None:
-    while True:
-        message, frames = await process.mesh.receive()
-        if not membership.receive(message):
-            instance.receive(message, frames)
-        elif membership.welcome is not None:
-            instance.enter(membership.welcome.epoch)
-
-
-async def _tick(process: Process, instance: Instance) -> None:
-    while True:
-        await process.clock.sleep(process.config.mesh.resend / 2)
-        instance.advance()
+        group.create_task(control(process, instance, engine.model.layout, ring, balance))
 
 
 async def _run_thread(run: Callable[[], None], stop: Callable[[], None]) -> None:

@@ -15,12 +15,16 @@ async def serve(process: Process) -> None:
     Raises:
         ConfigError: the latency model cannot be loaded.
     """
+    planned = partial(_log_plan, process.log)
+    await route(process, Router(process.config, process.peer, process.mesh.send, planned))
+
+
+async def route(process: Process, router: Router) -> None:
+    """Serve with this router."""
     metrics = process.metrics
     waiting = metrics.gauge("tetris_router_waiting", "Requests without a plan.")
     living = metrics.gauge("tetris_router_requests", "Requests that are not over.")
     ignored = metrics.gauge("tetris_router_ignored", "Messages that were not meant for this life.")
-    planned = partial(_log_plan, process.log)
-    router = Router(process.config, process.peer, process.mesh.send, planned)
     while True:
         message, frames = await process.mesh.receive()
         router.handle(message, frames, process.clock.now())

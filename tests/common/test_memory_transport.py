@@ -37,6 +37,13 @@ def test_loss_and_duplication_happen_as_often_as_told():
     assert 250 < len(got) - len(set(got)) < 500
 
 
+def test_what_may_not_be_lost_always_arrives():
+    faults = Faults(loss=1.0, may_lose=lambda frames: int.from_bytes(frames[0]) % 2 == 1)
+    got, _, lost = run(_exchange(2, faults))
+    assert got == list(range(0, 200, 2))
+    assert lost == 100
+
+
 def test_same_seed_same_trace_and_another_seed_another_trace():
     faults = Faults(loss=0.1, duplication=0.1)
     first, again, other = (run(_exchange(seed, faults)) for seed in (5, 5, 6))

@@ -60,8 +60,11 @@ class Client:
         self.send(Handshake(request, 1, 0, 0, Peer("p", 1, "p"), target, 1, 1))
 
     async def grant(self) -> str:
+        return (await self.whole_grant()).request
+
+    async def whole_grant(self) -> Grant:
         async with asyncio.timeout(SECONDS):
-            return (await self.grants.get()).request
+            return await self.grants.get()
 
     async def facts(self, wanted: BrokerFacts) -> None:
         """Wait until a heartbeat says so."""
@@ -137,6 +140,14 @@ def test_a_newer_life_of_a_target_starts_with_all_backends_free(tmp_path: Path) 
         client.shake("b", incarnation=2)
         assert await client.grant() == "b"
         await client.facts(BrokerFacts(backends=1, lent=1, waiting=0))
+
+    play(tmp_path, scenario)
+
+
+def test_loans_are_newer_than_the_brokers_own_life_and_no_clock_is_asked(tmp_path: Path) -> None:
+    async def scenario(client: Client) -> None:
+        client.shake("a")
+        assert (await client.whole_grant()).generation == 2  # the broker's incarnation is 1
 
     play(tmp_path, scenario)
 

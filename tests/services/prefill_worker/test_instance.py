@@ -28,8 +28,8 @@ from common.messages import (
 from common.metrics import Metrics
 from common.pages import Owner, Span
 from common.service import Process
-from services.prefill_worker.engine import ChunkResult
-from services.prefill_worker.instance import Instance, Slots, Work
+from services.prefill_worker.hands import ChunkResult, Slots, Work
+from services.prefill_worker.instance import Instance
 from services.prefill_worker.plan import owner_of
 from services.prefill_worker.send_manager import Parcel, SendManager
 from tests.services.prefill_worker.plans import plan, run_chunk
@@ -112,7 +112,6 @@ def test_a_chunk_is_computed_handed_over_and_released() -> None:
     rig.plan(plan((8, 1)))
     assert list(rig.started[0].ids) == list(range(8))
     assert len(rig.of(Handshake)) == 1
-    assert rig.instance.facts().running == Running(1, 0)
     rig.compute(first=5)
     assert rig.of(Ready) == [Ready("prefill-0", 1, 1, 1)]
     [done] = rig.of(ChunkDone)
@@ -128,6 +127,16 @@ def test_a_chunk_is_computed_handed_over_and_released() -> None:
     assert rig.of(Released) == [RELEASED]
     facts = rig.instance.facts()
     assert (facts.finished_through, facts.running, facts.free_slots) == (1, None, 48)
+
+
+def test_a_chunk_that_waits_for_its_group_is_not_running_yet() -> None:
+    rig = Rig()
+    rig.plan(plan((8, 2)))
+    run = rig.started[0].run
+    rig.instance.on_ready(run)
+    assert rig.instance.facts().running is None
+    rig.instance.on_layer(run, 0, [Span(0, 16)])
+    assert rig.instance.facts().running == Running(1, 0)
 
 
 def test_chunks_run_one_at_a_time_and_repeated_ones_once() -> None:

@@ -1,0 +1,82 @@
+"""What a model would say and how long it would take, without the model.
+
+Pure: tokens follow from seed and position, seconds from the shape of the work, and their error
+from a seed and that shape, so that all members of a group agree and every run repeats.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+
+from common.generation import Sampled
+from common.latency import LatencyModel
+from common.messages import KvLayout, RunChunk, Sampling
+
+VOCABULARY = 32000
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """Seconds of a decode step: fixed, per request, and per token of context."""
+
+    step: float
+    request: float
+    token: float
+
+
+@dataclass(frozen=True)
+class EmulatedModel:
+    """One model on one kind of machine; no token of it ends a generation by itself.
+
+    Args:
+        layout: of the KV that is not there; sets how long a transfer takes.
+        prefill: seconds of a chunk.
+        decode: seconds of a step.
+        error: in [0, 1); seconds are off by up to this share, either way.
+        seed: of the error.
+    """
+
+    layout: KvLayout
+    prefill: LatencyModel
+    decode: StepCost
+    error: float = 0.0
+    seed: int = 0
+
+    def chunk_seconds(self, run: RunChunk) -> float:
+        """Seconds of one chunk, the same for every member of its group.
+
+        Raises:
+            KeyError: the latency model does not know the chunk's size.
+        """
+        chunk = run.chunks[run.index]
+        seconds = self.prefill.predict(chunk.size, chunk.history, chunk.length)
+        return self._off(seconds, run.request, run.attempt, run.index)
+
+    def step_seconds(self, contexts: Sequence[int]) -> float:
+        """Seconds of one decode step over requests with so many tokens each."""
+        cost, tokens = self.decode, sum(contexts)
+        seconds = cost.step + cost.request * len(contexts) + cost.token * tokens
+        return self._off(seconds, len(contexts), tokens)
+
+    def layer_bytes(self, num_tokens: int) -> int:
+        """Bytes of one layer's keys and values."""
+        return num_tokens * self.layout.bytes_per_token() // self.layout.num_layers
+
+    def sample(self, sampling: Sampling, position: int, forbidden: Collection[int] = ()) -> Sampled:
+        """The token at `position`, of which the model is certain; never a forbidden one."""
+        token = _number(sampling.seed, sampling.choice, position) % VOCABULARY
+        while token in forbidden:
+            token = (token + 1) % VOCABULARY
+        return Sampled(token, None if sampling.logprobs < 0 else 0.0)
+
+    def _off(self, seconds: float, *key: object) -> float:
+        if not self.error:
+            return seconds
+        share = _number(self.seed, *key) / 2**63 - 1
+        return seconds * (1 + self.error * share)
+
+
+def _number(*key: object) -> int:
+    """A number below 2**64 that looks random, the same in every process."""
+    digest = blake2b(repr(key).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little")

@@ -1,0 +1,92 @@
+"""A decode worker without model and threads: KV is a header, a step is a sleep.
+
+Worker, scheduler and slots are the real ones. Emulated workers reach each other only inside one
+process, where their links are.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+
+from common.clock import Clock
+from common.emulated_links import EmulatedLinks
+from common.emulated_model import EmulatedModel
+from common.errors import WireError
+from common.generation import Sampled
+from common.messages import KvAck, KvCommit, KvLayer, LinkMessage
+from common.pages import PAGE
+from common.service import Process
+from services.decode_worker.fence import Fence
+from services.decode_worker.scheduler import Entry
+from services.decode_worker.slots import Slots
+from services.decode_worker.worker import Intake, Worker
+
+
+class EmulatedEngine:
+    """Draws the tokens of an emulated model in the time that it would take."""
+
+    def __init__(self, model: EmulatedModel, clock: Clock) -> None:
+        self._model = model
+        self._clock = clock
+
+    async def step(self, batch: Sequence[Entry]) -> list[Sampled | None]:
+        """One token for each entry, in order."""
+        contexts = [entry.position + 1 for entry in batch]
+        await self._clock.sleep(self._model.step_seconds(contexts))
+        return [
+            self._model.sample(entry.sampling, entry.position + 1, entry.forbidden)
+            for entry in batch
+        ]
+
+
+class EmulatedReceiver:
+    """Takes KV without bytes off an emulated link; fence, slots and answers as in reality."""
+
+    def __init__(self, endpoint: str, links: EmulatedLinks, slots: Slots, intake: Intake) -> None:
+        self.dropped: Counter[str] = Counter()
+        """Messages that were not acknowledged, by reason."""
+        self.endpoint = endpoint
+        self._links = links
+        self._slots = slots
+        self._intake = intake
+        self._fence = Fence()
+
+    def receive(self, message: LinkMessage) -> None:
+        """Take one message in and acknowledge it."""
+        try:
+            match message:
+                case KvLayer():
+                    self._fence.check(message)
+                    self._intake.open(message)
+                    self._slots.copied()
+                    self._acknowledge(message, message.layer)
+                case KvCommit():
+                    if self._fence.commits(message):
+                        self._intake.commit(message)
+                    self._acknowledge(message, message.num_layers)
+                case _:
+                    self.dropped["type"] += 1
+        except WireError as error:
+            self.dropped[error.reason] += 1
+
+    def _acknowledge(self, message: KvLayer | KvCommit, layer: int) -> None:
+        ack = KvAck(
+            request=message.request,
+            attempt=message.attempt,
+            chunk=message.chunk,
+            rank=message.rank,
+            layer=layer,
+            generation=message.generation,
+        )
+        self._links.send(self.endpoint, message.reply, ack)
+
+
+async def serve(process: Process, model: EmulatedModel, links: EmulatedLinks) -> None:
+    """Join the mesh and pretend to decode until cancelled."""
+    slots = Slots(-(-process.config.decode.kv_tokens // PAGE))
+    worker = Worker(process, slots, ())
+    intake = Intake(worker, slots, asyncio.get_running_loop().call_soon)
+    link = f"emulated://{process.peer.name}/{process.peer.incarnation}/kv"
+    receiver = EmulatedReceiver(link, links, slots, intake)
+    with links.bound(link, receiver.receive):
+        await worker.run(EmulatedEngine(model, process.clock), model.layout, link)

@@ -1,0 +1,53 @@
+"""Which messages of a hand-over are taken: of no older loan, and each commit once.
+
+Pure, and used by whoever receives KV alone.
+"""
+
+from typing import NamedTuple
+
+from common.errors import WireError
+from common.messages import KvCommit, KvLayer
+from common.recent import Recent
+
+MAX_COMMITTED = 65536
+"""Transfers that are remembered as committed."""
+MAX_BACKENDS = 1024
+
+
+class Transfer(NamedTuple):
+    """One chunk's KV of one member."""
+
+    request: str
+    attempt: int
+    chunk: int
+    rank: int
+
+
+class Fence:
+    """The newest loan of every backend and the transfers that are through."""
+
+    def __init__(self) -> None:
+        self._generations: dict[int, int] = {}
+        self._committed: Recent[Transfer] = Recent(MAX_COMMITTED)
+
+    def check(self, message: KvLayer | KvCommit) -> None:
+        """Raise `WireError` for a message of an older loan than this backend has seen."""
+        if message.backend >= MAX_BACKENDS:
+            raise WireError("field", f"backend {message.backend}")
+        if message.generation < self._generations.get(message.backend, 0):
+            raise WireError("stale", f"generation {message.generation}")
+        self._generations[message.backend] = message.generation
+
+    def commits(self, message: KvCommit) -> bool:
+        """Whether this commit is new; a repeated one is known, even of an older loan.
+
+        Raises:
+            WireError: it is new and of an older loan.
+        """
+        transfer = Transfer(message.request, message.attempt, message.chunk, message.rank)
+        # A repeated commit may come when its backend is already lent to the next transfer.
+        if transfer in self._committed:
+            return False
+        self.check(message)
+        self._committed.add(transfer)
+        return True

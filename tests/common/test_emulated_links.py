@@ -1,0 +1,82 @@
+import asyncio
+
+import pytest
+
+from common.emulated_links import EmulatedLinks
+from common.messages import KvAck, LinkMessage
+from tests.simulation.virtual_loop import run
+
+LATENCY = 0.001
+
+
+def ack(number: int) -> KvAck:
+    return KvAck("r", 1, 0, 0, number, 1)
+
+
+class Inbox:
+    def __init__(self) -> None:
+        self.got: list[tuple[float, int]] = []
+
+    def receive(self, message: LinkMessage) -> None:
+        assert isinstance(message, KvAck)
+        self.got.append((round(asyncio.get_running_loop().time(), 6), message.layer))
+
+
+def test_a_source_sends_one_message_after_the_other_at_its_bandwidth():
+    async def main() -> list[tuple[float, int]]:
+        links, inbox = EmulatedLinks(100.0, LATENCY), Inbox()
+        with links.bound("to", inbox.receive):
+            links.send("from", "to", ack(1), 200)
+            links.send("from", "to", ack(2), 100)
+            links.send("from", "to", ack(3))
+            await asyncio.sleep(10.0)
+            links.send("from", "to", ack(4), 100)
+            await asyncio.sleep(10.0)
+        return inbox.got
+
+    assert run(main()) == [(2.001, 1), (3.001, 2), (3.001, 3), (11.001, 4)]
+
+
+def test_sources_do_not_wait_for_each_other():
+    async def main() -> list[tuple[float, int]]:
+        links, inbox = EmulatedLinks(100.0, LATENCY), Inbox()
+        with links.bound("to", inbox.receive):
+            links.send("a", "to", ack(1), 100)
+            links.send("b", "to", ack(2), 50)
+            await asyncio.sleep(10.0)
+        return inbox.got
+
+    assert run(main()) == [(0.501, 2), (1.001, 1)]
+
+
+def test_what_nobody_waits_for_is_lost_and_counted():
+    async def main() -> tuple[int, list[tuple[float, int]]]:
+        links, inbox = EmulatedLinks(100.0, LATENCY), Inbox()
+        with links.bound("to", inbox.receive):
+            links.send("from", "to", ack(1))
+        await asyncio.sleep(1.0)
+        with links.bound("to", inbox.receive):
+            links.send("from", "nobody", ack(2))
+            await asyncio.sleep(1.0)
+        return links.num_lost, inbox.got
+
+    assert run(main()) == (2, [])
+
+
+def test_messages_get_lost_as_told():
+    async def main() -> tuple[int, list[int]]:
+        links, inbox = EmulatedLinks(100.0, LATENCY, lambda message: message == ack(2)), Inbox()
+        with links.bound("to", inbox.receive):
+            for number in (1, 2, 3):
+                links.send("from", "to", ack(number))
+            await asyncio.sleep(1.0)
+        return links.num_lost, [number for _, number in inbox.got]
+
+    assert run(main()) == (1, [1, 3])
+
+
+def test_an_endpoint_has_one_owner_at_a_time():
+    links, inbox = EmulatedLinks(1.0), Inbox()
+    again = links.bound("to", inbox.receive)
+    with links.bound("to", inbox.receive), pytest.raises(ValueError, match="bound already"), again:
+        pass

@@ -1,0 +1,63 @@
+from dataclasses import replace
+
+import pytest
+
+from common.emulated_model import EmulatedModel, StepCost
+from common.latency import Curve, LatencyModel
+from common.messages import KvLayout, RunChunk, Sampling
+from tests.services.prefill_worker.plans import plan, run_chunk
+
+CURVES = LatencyModel({1: Curve(0.5, 0.001, 0.0, 0.0), 2: Curve(0.25, 0.0005, 1e-6, 0.0)})
+MODEL = EmulatedModel(KvLayout(4, 2, 8, "bfloat16"), CURVES, StepCost(0.01, 0.001, 1e-5))
+
+
+def chunk(index: int = 0, rank: int = 0, request: str = "a") -> RunChunk:
+    return run_chunk(plan((100, 1), (200, 2)), index, rank, request=request)
+
+
+def test_a_chunk_takes_what_the_latency_model_says():
+    assert MODEL.chunk_seconds(chunk(0)) == pytest.approx(0.5 + 100 * 0.001)
+    assert MODEL.chunk_seconds(chunk(1)) == pytest.approx(0.25 + 200 * (0.0005 + 1e-6 * 100))
+
+
+def test_a_step_takes_time_for_itself_its_requests_and_their_contexts():
+    assert MODEL.step_seconds([100, 300]) == pytest.approx(0.01 + 2 * 0.001 + 400 * 1e-5)
+
+
+def test_a_layers_bytes_are_those_of_keys_and_values():
+    assert MODEL.layer_bytes(10) == 10 * 2 * 2 * 8 * 2
+
+
+def test_an_error_stays_in_its_bounds_and_differs_between_chunks_but_not_between_members():
+    model = replace(MODEL, error=0.2, seed=3)
+    shares = [model.chunk_seconds(chunk(request=f"r{i}")) / 0.6 - 1 for i in range(200)]
+    assert -0.2 <= min(shares) < -0.15 and 0.15 < max(shares) <= 0.2
+    assert len(set(shares)) == 200
+    assert model.chunk_seconds(chunk(1)) == model.chunk_seconds(chunk(1, rank=1))
+    assert model.step_seconds([5]) != MODEL.step_seconds([5])
+
+
+def test_the_errors_seed_changes_it():
+    first, again, other = (replace(MODEL, error=0.2, seed=seed) for seed in (1, 1, 2))
+    assert first.chunk_seconds(chunk()) == again.chunk_seconds(chunk())
+    assert first.chunk_seconds(chunk()) != other.chunk_seconds(chunk())
+
+
+def test_tokens_follow_from_seed_choice_and_position():
+    sampling = Sampling(seed=7)
+    tokens = [MODEL.sample(sampling, position).id for position in range(50)]
+    assert tokens == [replace(MODEL, seed=9).sample(sampling, p).id for p in range(50)]
+    assert len(set(tokens)) > 40
+    others = (Sampling(seed=8), Sampling(seed=7, choice=1))
+    assert all(MODEL.sample(other, 0).id != tokens[0] for other in others)
+
+
+def test_forbidden_tokens_are_not_drawn():
+    sampling = Sampling()
+    token = MODEL.sample(sampling, 5).id
+    assert MODEL.sample(sampling, 5, {token, token + 1}).id == token + 2
+
+
+def test_logprobs_are_given_when_asked_for():
+    assert MODEL.sample(Sampling(), 1).logprob is None
+    assert MODEL.sample(Sampling(logprobs=0), 1).logprob == 0.0
