@@ -1,3 +1,4 @@
+import asyncio
 import json
 
 from common.messages import (
@@ -120,6 +121,36 @@ def test_wrong_model_route_method_type_and_size_are_json_errors(bench: Bench) ->
         assert (headers["x-request-id"], headers["Server"]) == ("mine-1", "tetris")
 
     bench(accept, scenario, max_body_bytes=4096)
+
+
+async def raw(client: Client, data: bytes) -> tuple[int, dict[str, object]]:
+    """Status and error of what is sent as it stands."""
+    host, _, port = client.url.removeprefix("http://").partition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(data)
+    head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    writer.close()
+    return int(head.split(b" ")[1]), json.loads(body)["error"]
+
+
+def test_bytes_that_are_no_text_are_refused_as_json(bench: Bench) -> None:
+    body = json.dumps(COMPLETION).encode()
+    close = b"Host: x\r\nConnection: close\r\nContent-Type: application/json\r\n"
+    post = b"POST /v1/completions HTTP/1.1\r\n" + close
+
+    async def scenario(client: Client) -> None:
+        for plan in (b"1\xff", "١".encode(), b"1," * 200):
+            length = f"Content-Length: {len(body)}\r\n\r\n".encode()
+            status, error = await raw(
+                client, post + b"x-tetris-plan: " + plan + b"\r\n" + length + body
+            )
+            assert (status, error["param"]) == (400, "x-tetris-plan")
+        for path in (b"/%ff", b"/v1/models/%ff", b"/%ed%a0%80"):
+            status, error = await raw(client, b"GET " + path + b" HTTP/1.1\r\n" + close + b"\r\n")
+            assert status == 404
+        assert client.mesh.submits == []
+
+    bench(accept, scenario, allow_forced_plans=True)
 
 
 def test_models_metrics_health_and_readiness(bench: Bench) -> None:
