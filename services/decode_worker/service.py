@@ -42,8 +42,8 @@ from services.decode_worker.kv_receiver import KvReceiver
 from services.decode_worker.scheduler import Failure, Request, Scheduler
 from services.decode_worker.slots import Slots
 
-MAX_BATCH = 2048
-"""Requests of a step, at most: a batch of first and second tokens still is one message."""
+MAX_BATCH = 512
+"""Requests of a step, at most: first and second tokens of all, with logprobs, are one message."""
 
 STEP_SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 """Buckets of the histogram."""
@@ -62,9 +62,8 @@ async def serve(process: Process) -> None:
         engine = ModelEngine(model, cache)
         worker = Worker(process, _scheduler(process, slots, model), slots)
         intake = Intake(worker, slots, asyncio.get_running_loop())
-        receiver = KvReceiver(
-            cache, f"tcp://{process.config.mesh.bind}:*", intake.open, intake.commit
-        )
+        bind = f"tcp://{process.config.mesh.bind}:*"
+        receiver = KvReceiver(cache, bind, intake.open, slots.copied, intake.commit)
         hello = _hello(process, model, slots, receiver.endpoint)
         await worker.run(Membership(process, hello, worker.facts), engine, thread, receiver)
 
@@ -88,7 +87,6 @@ class Intake:
 
     def commit(self, message: KvCommit) -> None:
         """Hand a transfer whose layers are in their slots to the loop."""
-        self._slots.copied()
         self._loop.call_soon_threadsafe(self._worker.commit, message)
 
 

@@ -4,7 +4,7 @@ The copy thread calls `open` and `copied`, the event loop everything else; the e
 sees the spans that the loop gave it.
 
 Slots go back to the pool only when nobody can still be writing to them: the copy thread writes
-between two calls of `open`, the engine while its batch is pinned.
+from `open` to `copied`, the engine while its batch is pinned.
 """
 
 import threading
