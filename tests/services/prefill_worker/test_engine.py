@@ -242,7 +242,5 @@ def test_ids_that_the_model_does_not_have_are_refused(group, bad):
     ids = prompt(20)
     ids[7] = bad
     with pytest.raises(RequestFailed, match="not among the model's"):
-        group.engines[0].run(
-            run_chunk(plan((20, 1)), 0, 0), ids, lambda: None, lambda layer: None
-        )
+        group.engines[0].run(run_chunk(plan((20, 1)), 0, 0), ids, lambda: None, lambda layer: None)
     assert group.engines[0].holdings.free_slots == POOL_TOKENS
