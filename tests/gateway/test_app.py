@@ -1,6 +1,8 @@
 import asyncio
 import json
 
+import pytest
+
 from common.messages import (
     ClusterState,
 )
@@ -152,6 +154,22 @@ def test_bytes_that_are_no_text_are_refused_as_json(bench: Bench) -> None:
         assert client.mesh.submits == []
 
     bench(accept, scenario, allow_forced_plans=True)
+
+
+def test_broken_http_is_refused_and_not_quoted_in_the_log(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario(client: Client) -> None:
+        chunked = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        for broken in (b"secret prompt\r\n\r\n", chunked + b"secret prompt\r\n"):
+            host, _, port = client.url.removeprefix("http://").partition(":")
+            reader, writer = await asyncio.open_connection(host, int(port))
+            writer.write(broken)
+            assert (await reader.read()).split(b" ")[1] == b"400"
+            writer.close()
+
+    bench(accept, scenario)
+    assert "secret" not in caplog.text
 
 
 def test_models_metrics_health_and_readiness(bench: Bench) -> None:
