@@ -6,16 +6,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-# Linux wheels of torch on PyPI bring several GB of CUDA libraries, which nothing here uses.
-# For a machine with a GPU: make TORCH=torch==VERSION TORCH_DEPENDENCIES=
-TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
-TORCH_PIN := $(shell grep '^torch==' constraints.txt)
-ifeq ($(shell uname -s),Linux)
-TORCH ?= $(TORCH_PIN)+cpu
-else
-TORCH ?= $(TORCH_PIN)
-endif
-TORCH_DEPENDENCIES ?= --no-deps
+# On Linux without a GPU, pip's extra index (PIP_EXTRA_INDEX_URL) may name one with CPU builds of
+# torch, which saves several GB of CUDA libraries.
+TORCH := $(shell grep '^torch==' constraints.txt)
 
 .PHONY: serve test check bench test-wheel venv clean
 
@@ -36,12 +29,12 @@ check: $(STAMP)
 
 ## bench: every benchmark of tests/bench, one after the other
 bench: $(STAMP)
-	@for script in tests/bench/bench_*.py; do \
-	  echo "== $$script"; OMP_NUM_THREADS=1 $(BIN)/python -P "$$script" || exit 1; done
+	@for name in planner decode prefill; do echo "== $$name"; \
+	  OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.bench_$$name || exit 1; done
 
 ## test-wheel: build the wheel, install it into an empty environment, serve one request
 test-wheel: $(STAMP)
-	@TORCH="$(TORCH)" TORCH_INDEX="$(TORCH_INDEX)" PYTHON="$(PYTHON)" tests/compose/wheel_serves.sh
+	@TORCH="$(TORCH)" PYTHON="$(PYTHON)" tests/compose/wheel_serves.sh
 
 venv: $(STAMP)
 
@@ -53,8 +46,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "[1/3] virtual environment in $(VENV)"
 	@$(PYTHON) -m venv $(VENV)
 	@echo "[2/3] $(TORCH)"
-	@$(PIP) install -qq --retries 1 $(TORCH_DEPENDENCIES) \
-	  --extra-index-url $(TORCH_INDEX) "$(TORCH)"
+	@$(PIP) install -qq "$(TORCH)"
 	@echo "[3/3] tetris-serve with the versions of constraints.txt"
 	@$(PIP) install -qq -c constraints.txt -e '.[dev]'
 	@touch $@

@@ -23,7 +23,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from common.errors import ConfigError
-from common.messages import Endpoint, Name
+from common.messages import Endpoint, Name, Size
 
 VARIABLES = {
     "TETRIS_ROUTER": "mesh.router",
@@ -113,7 +113,7 @@ class DecodeConfig(Section, frozen=True):
 
     kv_tokens: PositiveInt = 65536
     max_batch: PositiveInt = 64
-    backends: PositiveInt = 8
+    backends: Size = 8
     grow_tokens: PositiveInt = 256
 
 

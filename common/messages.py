@@ -255,6 +255,13 @@ class ClusterState(Message, frozen=True):
     num_decode: Count
     num_brokers: Count
     waiting: Count
+    requests: Number = 0
+    """Requests that are not over, those that wait included."""
+    prefill_slots: Number = 0
+    """KV slots in use, as the workers last said."""
+    decode_slots: Number = 0
+    backends: Number = 0
+    """Backends lent."""
 
 
 # Requests

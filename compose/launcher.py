@@ -95,12 +95,15 @@ def configure(options: Options) -> Config:
         "model.path": options.model,
         "model.name": name,
         "model.dtype": options.dtype,
-        "gateway.port": _free_port() if options.port == 0 else options.port,
+        "gateway.port": options.port,
         "mesh.router": f"tcp://{LOOPBACK}:{_free_port()}",
         "mesh.bind": LOOPBACK,
     }
     given = {key: value for key, value in overrides.items() if value is not None}
-    return load(preset.find(options.preset), given)
+    config = load(preset.find(options.preset), given)
+    if config.gateway.port:
+        return config
+    return structs.replace(config, gateway=structs.replace(config.gateway, port=_free_port()))
 
 
 def commands(options: Options, config: Config, directory: Path) -> Iterator[Command]:

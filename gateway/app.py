@@ -1,11 +1,14 @@
 """The routes of the gateway, and what holds for all of them: limits, request ids, error JSON."""
 
+import logging
 import re
 import secrets
 from collections.abc import Callable
 
 import msgspec
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.log import server_logger
 from aiohttp.typedefs import Handler, Middleware
 
 from common.config import GatewayConfig
@@ -99,6 +102,7 @@ def build(
 
 def runner(app: web.Application) -> web.AppRunner:
     """A server for the application, with the limits that aiohttp does not set by itself."""
+    server_logger.addFilter(_is_ours)
     return web.AppRunner(
         app,
         handler_cancellation=True,
@@ -109,6 +113,11 @@ def runner(app: web.Application) -> web.AppRunner:
         access_log=None,
         shutdown_timeout=DRAIN,
     )
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    """Whether a line is for our log: broken HTTP is the client's doing, and quotes it."""
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
 
 
 async def _name(http: web.BaseRequest, response: web.StreamResponse) -> None:

@@ -1,5 +1,6 @@
 """The gateway's metrics; names and buckets that clients' dashboards know are vLLM's."""
 
+from common.messages import ClusterState
 from common.metrics import Metrics
 
 
@@ -49,6 +50,15 @@ class Figures:
         self.retries = metrics.counter(
             "tetris_gateway_retries", "Attempts after the first of a request."
         )
+
+        self._mesh = metrics.gauge(
+            "tetris_mesh_in_use", "What the whole mesh holds, as the router last said.", ["of"]
+        )
+
+    def mesh(self, state: ClusterState) -> None:
+        """Show what the mesh holds; all of it goes back to 0 when nobody asks for anything."""
+        for name in ("requests", "waiting", "prefill_slots", "decode_slots", "backends"):
+            self._mesh.labels(name).set(getattr(state, name))
 
     def ended(self, reason: str) -> None:
         """Count a request's end: stop, length, abort or error."""

@@ -108,8 +108,9 @@ class Generation:
             return None
         if not self._config.allow_forced_plans:
             raise invalid("This server does not take forced plans.", "x-tetris-plan")
-        if len(plan) > MAX_PLAN:
-            raise invalid(f"The plan is longer than {MAX_PLAN} characters.", "x-tetris-plan")
+        if len(plan) > MAX_PLAN or not plan.isascii():
+            reason = f"The plan is no ASCII text of at most {MAX_PLAN} characters."
+            raise invalid(reason, "x-tetris-plan")
         return plan
 
 

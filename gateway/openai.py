@@ -16,6 +16,8 @@ from gateway.errors import Refusal, context_length, invalid
 from gateway.parameters import examine
 
 MAX_FIELDS = 256
+MAX_REASON = 512
+"""Characters."""
 DEFAULT_COMPLETION = 16
 """Tokens of a completion that names no `max_tokens`."""
 
@@ -241,7 +243,8 @@ def _decode(raw: bytes, shape: type[Body]) -> tuple[Body, tuple[str, ...]]:
 
 def _wrong_value(reason: str) -> Refusal:
     match = _PATH.search(reason) or _MISSING.search(reason)
-    return invalid(f"Invalid request: {reason}.", match.group(1) if match else None)
+    # It may quote what the client sent.
+    return invalid(f"Invalid request: {reason[:MAX_REASON]}.", match.group(1) if match else None)
 
 
 def _broken_json(raw: bytes, reason: str) -> Refusal:

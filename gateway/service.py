@@ -20,7 +20,7 @@ class Gateway:
     """The parts of one gateway and the loop that feeds them."""
 
     def __init__(self, process: Process, card: ModelCard, tokenizer: Tokenizer) -> None:
-        figures = Figures(process.metrics, card.name)
+        figures = self._figures = Figures(process.metrics, card.name)
         self._process = process
         self._calls = Calls(process, figures)
         self._readiness = Readiness()
@@ -63,6 +63,7 @@ class Gateway:
                     continue
                 if isinstance(message, ClusterState):
                     self._readiness.receive(message, self._process.clock.now())
+                    self._figures.mesh(message)
                 else:
                     self._calls.receive(message)
         finally:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from jinja2 import TemplateError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from common.errors import ConfigError
@@ -83,9 +84,13 @@ class Tokenizer:
         if not self._tokenizer.chat_template:
             raise invalid("This model has no chat template.", "messages")
         turns = [{"role": message.role, "content": message.text()} for message in messages]
-        text = self._tokenizer.apply_chat_template(
-            turns, add_generation_prompt=True, tokenize=False
-        )
+        try:
+            text = self._tokenizer.apply_chat_template(
+                turns, add_generation_prompt=True, tokenize=False
+            )
+        except TemplateError as error:
+            reason = f"The model's chat template does not take these messages: {error}"
+            raise invalid(reason, "messages") from error
         assert isinstance(text, str)
         # The template writes the special tokens itself.
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False)

@@ -18,7 +18,15 @@ class Partial(NamedTuple):
 
 
 def partial_attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float) -> Partial:
-    """Attend q to k and v; `causal` only where q and k are the same positions.
+    """Attend q to k and v; `causal` only where q and k are the same positions."""
+    out, lse = flash_attention(q, k, v, causal=causal, scale=scale)
+    return Partial(out.float(), lse)
+
+
+def flash_attention(
+    q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float
+) -> tuple[Tensor, Tensor]:
+    """As `partial_attention`, but with the output in q's dtype: for when nothing is merged.
 
     A single query packs the heads of each KV head as rows: the kernel is many times faster so.
     """
@@ -30,7 +38,7 @@ def partial_attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: f
     out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
         q[None], k[None], v[None], 0.0, causal, attn_mask=None, scale=scale
     )
-    return Partial(out[0].reshape(heads, length, dim).float(), lse[0].reshape(heads, length))
+    return out[0].reshape(heads, length, dim), lse[0].reshape(heads, length)
 
 
 def merge(a: Partial, b: Partial) -> Partial:

@@ -13,20 +13,29 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from common.errors import WireError
+from common.errors import ConfigError, WireError
 from common.messages import KvLayout
 from common.pages import PAGE, Span
 
 
 class KvCache:
-    """Keys and values of all layers: `keys[layer]` is [slots, G, D]."""
+    """Keys and values of all layers: `keys[layer]` is [slots, G, D].
+
+    Raises:
+        ConfigError: there is no memory for so many pages.
+    """
 
     def __init__(self, layout: KvLayout, num_pages: int, device: str = "cpu") -> None:
         self.layout = layout
-        shape = (layout.num_layers, layout.num_kv_heads, num_pages * PAGE, layout.head_dim)
+        num_slots = num_pages * PAGE
+        shape = (layout.num_layers, layout.num_kv_heads, num_slots, layout.head_dim)
         dtype = getattr(torch, layout.dtype)
-        self.keys = torch.empty(shape, dtype=dtype, device=device).transpose(1, 2)
-        self.values = torch.empty(shape, dtype=dtype, device=device).transpose(1, 2)
+        try:
+            self.keys = torch.empty(shape, dtype=dtype, device=device).transpose(1, 2)
+            self.values = torch.empty(shape, dtype=dtype, device=device).transpose(1, 2)
+        except RuntimeError as error:
+            size = num_slots * layout.bytes_per_token() / 2**30
+            raise ConfigError(f"kv_tokens: no memory for {num_slots} ({size:.0f} GiB)") from error
 
     def write(self, layer: int, spans: Sequence[Span], keys: Tensor, values: Tensor) -> None:
         """Store keys and values [T, G, D] of T tokens in the slots of `spans`, in order."""

@@ -36,8 +36,9 @@ def sample(
         RequestFailed: the logits are not numbers.
     """
     allowed = logits
-    if forbidden:
-        allowed = logits.index_fill(0, torch.tensor(sorted(forbidden)), -torch.inf)
+    # A client may name ids that the model does not have: they cannot be drawn anyway.
+    if known := [token for token in forbidden if token < logits.numel()]:
+        allowed = logits.index_fill(0, torch.tensor(known), -torch.inf)
     highest, best = allowed.max(0)
     if not torch.isfinite(highest):
         raise RequestFailed(f"the model's logits at position {position} are not finite")

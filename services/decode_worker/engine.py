@@ -13,7 +13,7 @@ from common.errors import RequestFailed
 from common.generation import Sampled
 from common.pages import Span, take
 from common.tensor.attend import Attend
-from common.tensor.attention import merge, partial_attention
+from common.tensor.attention import flash_attention, merge_into, partial_attention
 from common.tensor.kv_cache import KvCache
 from common.tensor.models import Model
 from common.tensor.sampling import sample
@@ -51,7 +51,7 @@ class ModelEngine:
                 for row, spans in enumerate(contexts)
             ]
             out = outs[0] if len(outs) == 1 else torch.cat(outs, dim=1)
-            return out.transpose(0, 1).to(q.dtype)
+            return out.transpose(0, 1)
 
         return attend
 
@@ -67,17 +67,13 @@ def _attend_spans(
     q: Tensor, keys: Tensor, values: Tensor, spans: Sequence[Span], scale: float
 ) -> Tensor:
     """Attention [H, 1, D] of one query [H, 1, D] to its slots of the pool [G, slots, D]."""
-    parts = (
-        partial_attention(
-            q,
-            keys.narrow(1, start, stop - start),
-            values.narrow(1, start, stop - start),
-            causal=False,
-            scale=scale,
-        )
+    first, *others = (
+        (q, keys.narrow(1, start, stop - start), values.narrow(1, start, stop - start))
         for start, stop in spans
     )
-    whole = next(parts)
-    for part in parts:
-        whole = merge(whole, part)
-    return whole.out
+    if not others:
+        return flash_attention(*first, causal=False, scale=scale)[0]
+    whole = partial_attention(*first, causal=False, scale=scale)
+    for other in others:
+        merge_into(whole, partial_attention(*other, causal=False, scale=scale))
+    return whole.out.to(q.dtype)

@@ -29,6 +29,7 @@ class KvReceiver:
         bind: address of the link.
         open: the slots of the request that a layer belongs to, in the order of its prompt,
             reserved with its first KV; None when the request is over. Called in the copy thread.
+        copied: called there as soon as nothing more is written to the slots that `open` gave.
         commit: called in the copy thread once for every transfer whose layers have all come.
     """
 
@@ -37,12 +38,14 @@ class KvReceiver:
         cache: KvCache,
         bind: str,
         open: Callable[[KvLayer], Sequence[Span] | None],
+        copied: Callable[[], None],
         commit: Callable[[KvCommit], None],
     ) -> None:
         self.dropped: Counter[str] = Counter()
         """Messages that were not acknowledged, by reason."""
         self._cache = cache
         self._open = open
+        self._copied = copied
         self._commit = commit
         self._fence = Fence()
         self._link = ZmqLink(bind)
@@ -87,10 +90,13 @@ class KvReceiver:
         spans = self._open(message)
         if spans is None:
             return
-        if num_slots(spans) < message.prompt_length:
-            raise WireError("size", "the prompt is longer than its slots")
-        slots = [span for interval in message.intervals for span in take(spans, *interval)]
-        self._cache.write(message.layer, slots, keys, values)
+        try:
+            if num_slots(spans) < message.prompt_length:
+                raise WireError("size", "the prompt is longer than its slots")
+            slots = [span for interval in message.intervals for span in take(spans, *interval)]
+            self._cache.write(message.layer, slots, keys, values)
+        finally:
+            self._copied()
 
     def _acknowledge(self, message: KvLayer | KvCommit, layer: int) -> None:
         ack = KvAck(

@@ -129,9 +129,14 @@ class Scheduler:
             self.end(owner)
             return Failure(owner, f"{missing} layers of a transfer never arrived")
         arrival.committed.add((message.chunk, message.rank))
-        if arrival.job is not None and len(arrival.committed) == message.num_transfers:
-            del self._arrivals[owner]
-            self._ready.append(self._request(owner, arrival.job, message.prompt_length))
+        if arrival.job is None or len(arrival.committed) < message.num_transfers:
+            return None
+        request = self._request(owner, arrival.job, message.prompt_length)
+        if num_slots(request.spans) < request.prompt_length:
+            self.end(owner)
+            return Failure(owner, "KV of a part of the prompt never arrived")
+        del self._arrivals[owner]
+        self._ready.append(request)
         return None
 
     def end(self, owner: Owner) -> bool:

@@ -39,7 +39,7 @@ async def serve(process: Process) -> None:
         worker = Worker(process, slots, model.eos_ids)
         intake = Intake(worker, slots, loop.call_soon_threadsafe)
         bind = f"tcp://{process.config.mesh.bind}:*"
-        receiver = KvReceiver(cache, bind, intake.open, intake.commit)
+        receiver = KvReceiver(cache, bind, intake.open, slots.copied, intake.commit)
         link = reachable(receiver.endpoint, process.peer.inbox)
         engine = EngineThread(ModelEngine(model, cache), thread)
         stop = threading.Event()

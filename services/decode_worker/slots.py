@@ -4,7 +4,7 @@ The copy thread calls `open` and `copied`, the event loop everything else; the e
 sees the spans that the loop gave it.
 
 Slots go back to the pool only when nobody can still be writing to them: the copy thread writes
-between two calls of `open`, the engine while its batch is pinned.
+from `open` to `copied`, the engine while its batch is pinned.
 """
 
 import threading
@@ -61,9 +61,9 @@ class Slots:
             return sum((chunk, rank) == (commit.chunk, commit.rank) for chunk, rank, _ in layers)
 
     def spans(self, owner: Owner) -> list[Span]:
-        """The owner's slots in order."""
+        """The owner's slots in order; none when it has not opened any."""
         with self._lock:
-            return list(self._spans[owner])
+            return list(self._spans.get(owner, ()))
 
     def grow(self, owner: Owner, num_tokens: int) -> list[Span]:
         """All slots of the owner after adding room for `num_tokens` more.

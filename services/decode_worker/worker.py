@@ -36,8 +36,8 @@ from common.service import Membership, Process
 from services.decode_worker.scheduler import Entry, Failure, Request, Scheduler
 from services.decode_worker.slots import Slots
 
-MAX_BATCH = 2048
-"""Requests of a step, at most: a batch of first and second tokens still is one message."""
+MAX_BATCH = 512
+"""Requests of a step, at most: first and second tokens of all, with logprobs, are one message."""
 
 STEP_SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 """Buckets of the histogram."""
@@ -73,7 +73,6 @@ class Intake:
 
     def commit(self, message: KvCommit) -> None:
         """Hand a transfer whose layers are in their slots to the loop."""
-        self._slots.copied()
         self._post(self._worker.commit, message)
 
 

@@ -21,8 +21,9 @@ from common.messages import (
 )
 from common.model_card import read_card
 from common.pages import Owner
+from common.recent import Recent
 from common.service import Membership, Process
-from services.kv_transfer.receive_manager import Loan, ReceiveManager
+from services.kv_transfer.receive_manager import MAX_REQUESTS, Loan, ReceiveManager
 
 MAX_TARGETS = 256
 """Decode instances that one broker lends for."""
@@ -34,6 +35,8 @@ class Broker:
     def __init__(self, process: Process) -> None:
         self._mesh = process.mesh
         self._managers: dict[Name, tuple[int, ReceiveManager]] = {}
+        # A handshake may come after the end of its request, and before its manager is there.
+        self._ended: Recent[Owner] = Recent(MAX_REQUESTS)
         # Incarnations pass faster than loans, so a restarted broker's are newer.
         self._generation = process.peer.incarnation
 
@@ -55,14 +58,16 @@ class Broker:
         """Act on one message; whatever is not for a broker is ignored."""
         match message:
             case Handshake():
-                manager = self._manager(message.target)
-                self._send(manager.handshake(message) if manager else ())
+                if Owner(message.request, message.attempt) not in self._ended:
+                    manager = self._manager(message.target)
+                    self._send(manager.handshake(message) if manager else ())
             case Release():
                 incarnation, manager = self._managers.get(message.target, (0, None))
                 if manager is not None and incarnation == message.incarnation:
                     self._send(manager.release(message))
             case EndOfRequest() | Cancel():
                 owner = Owner(message.request, message.attempt)
+                self._ended.add(owner)
                 for _, manager in self._managers.values():
                     self._send(manager.end(owner))
             case _:

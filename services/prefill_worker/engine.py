@@ -108,7 +108,7 @@ class Engine:
         on_ready: Callable[[], None],
         on_layer: OnLayer,
     ) -> ChunkResult:
-        _check_ids(run, ids)
+        _check_ids(run, ids, self.model.vocab_size)
         slots = self.holdings.open(run)
         for mailbox in (self._ring, self._balance):
             mailbox.begin(run.request, run.attempt, run.index)
@@ -189,7 +189,10 @@ class Layers:
         return self._ring.attend(layer, q, Block(keys, values), scale).to(q.dtype)
 
 
-def _check_ids(run: RunChunk, ids: NDArray[np.int32]) -> None:
+def _check_ids(run: RunChunk, ids: NDArray[np.int32], vocab_size: int) -> None:
+    """Refuse ids that would break the model; all members of a group judge alike."""
     length = run.chunks[run.index].length
     if len(ids) not in (length, length + 1):
         raise RequestFailed(f"{len(ids)} ids for a chunk of {length} tokens")
+    if ids.min() < 0 or ids.max() >= vocab_size:
+        raise RequestFailed(f"an id of the prompt is not among the model's {vocab_size}")

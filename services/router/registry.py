@@ -8,7 +8,18 @@ must also settle the books that name it.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from common.messages import PROTOCOL, Facts, Heartbeat, Hello, KvLayout, ModelCard, Role
+from common.messages import (
+    PROTOCOL,
+    BrokerFacts,
+    DecodeFacts,
+    Facts,
+    Heartbeat,
+    Hello,
+    KvLayout,
+    ModelCard,
+    PrefillFacts,
+    Role,
+)
 
 MAX_MEMBERS = 2048
 MAX_REPLACED = 4096
@@ -74,6 +85,17 @@ class Registry:
     def of(self, role: Role) -> list[Registered]:
         """All members of one role, in the order in which they joined."""
         return [member for member in self._members.values() if member.hello.role == role]
+
+    def usage(self) -> dict[str, int]:
+        """What all workers together have in use, as they last said."""
+        facts = [member.facts for member in self._members.values()]
+        prefill = [one for one in facts if isinstance(one, PrefillFacts)]
+        decode = [one for one in facts if isinstance(one, DecodeFacts)]
+        return {
+            "prefill_slots": sum(one.total_slots - one.free_slots for one in prefill),
+            "decode_slots": sum(one.total_slots - one.free_slots for one in decode),
+            "backends": sum(one.lent for one in facts if isinstance(one, BrokerFacts)),
+        }
 
     def add(self, hello: Hello, now: float) -> Registered:
         """Take a member in that was not refused and whose name is free."""

@@ -293,6 +293,8 @@ class Router:
             num_decode=len(registry.of("decode-worker")),
             num_brokers=len(registry.of("kv-transfer")),
             waiting=self.books.requests.num_waiting,
+            requests=len(self.books.requests),
+            **registry.usage(),
         )
 
     def _repeat(self, name: str, parcel: Parcel) -> None:

@@ -1,6 +1,6 @@
 """Decode against transformers' generate: one thread, one model, the two sides in turns.
 
-Run as a script: `python -m tests.bench.bench_decode MODEL`. Prints a table, then one
+Run as a script: `python -m tests.bench.bench_decode`. Prints a table, then one
 line of JSON. KV is random: what is timed depends on its length only. Times are medians of
 single tokens, in CPU seconds of the one thread, which on an idle machine are wall seconds; the
 ratio compares medians of the same run, so that what else the machine does slows both.
@@ -21,6 +21,7 @@ from common.messages import Sampling
 from common.pages import PAGE, Span
 from common.tensor.kv_cache import KvCache
 from common.tensor.models import Model, load
+from compose.model_cache import DEFAULT_MODEL, ModelCache, default_directory
 from services.decode_worker.engine import ModelEngine
 from services.decode_worker.scheduler import Entry
 
@@ -139,9 +140,10 @@ def row(case: str, own: float, other: float, ratio: float, limit: float) -> dict
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model", help="a Hugging Face directory with safetensors")
+    parser.add_argument("--model", default=DEFAULT_MODEL, help="a Hugging Face directory")
     torch.set_num_threads(1)
-    rows = measure(parser.parse_args().model)
+    models = ModelCache(default_directory(), lambda _: None)
+    rows = measure(str(models.resolve(parser.parse_args().model)))
     out = sys.stdout
     out.write(f"{'case':22}{'ms':>9}{'against':>9}{'ratio':>8}{'limit':>8}\n")
     for r in rows:

@@ -1,4 +1,4 @@
-"""CPU time of one plan, beside the paper's C++ planner: python tests/bench/bench_planner.py."""
+"""CPU time of one plan, beside the paper's C++ planner: python -m tests.bench.bench_planner."""
 
 import random
 import statistics

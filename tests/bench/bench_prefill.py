@@ -41,15 +41,21 @@ def prefill_seconds(mesh: RealMesh, ids: Sequence[int], plan: str) -> tuple[floa
     )
 
 
+def real_ids() -> list[int]:
+    """Python's own help as token ids of the default model."""
+    path = ModelCache(default_directory(), lambda _: None).resolve(DEFAULT_MODEL)
+    text = "\n\n".join(pydoc_data.topics.topics.values())[:80_000]
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
 def main() -> int:
     """Print a table, then the same figures as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
-    path = ModelCache(default_directory(), lambda _: None).resolve(DEFAULT_MODEL)
-    text = "\n\n".join(pydoc_data.topics.topics.values())[:80_000]
-    ids = AutoTokenizer.from_pretrained(path)(text, add_special_tokens=False)["input_ids"]
+    ids = real_ids()
     rows = []
     with running_mesh("--prefill", "2", "--dtype", options.dtype) as mesh:
         prefill_seconds(mesh, ids[:256], "2")

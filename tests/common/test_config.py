@@ -44,6 +44,7 @@ def test_a_preset_fills_the_tree_and_the_rest_has_defaults(tmp_path: Path):
         (MODEL + "[mesh]\nname = 'two words'", "mesh.name", "matching regex"),
         (MODEL + "[router]\nsp_size_candidates = [1, 0]", "router.sp_size_candidates[1]", ">= 1"),
         (MODEL + "dtype = 'int8'", "model.dtype", "Invalid enum value"),
+        (MODEL + "[decode]\nbackends = 1025", "decode.backends", "<= 1024"),
         ("model = 3", "model", "Expected `object`, got `int`"),
         (MODEL + "[log]\nlevel = 1979-05-27", "log.level", "Expected `str`"),
     ],

@@ -36,8 +36,10 @@ def test_every_process_gets_its_own_name_and_configuration(tmp_path: Path) -> No
     assert len({config.mesh.router for config in written}) == 1
 
 
-def test_port_zero_takes_a_free_one() -> None:
+def test_port_zero_takes_a_free_one_wherever_it_stands(monkeypatch: pytest.MonkeyPatch) -> None:
     assert configure(Options(port=0)).gateway.port > 0
+    monkeypatch.setenv("TETRIS_PORT", "0")
+    assert configure(Options()).gateway.port > 0
 
 
 def test_prefill_yields_to_decode(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Build the wheel, install it into an empty environment, start the mesh there and let it answer.
-# Environment: PYTHON, TORCH (requirement), TORCH_INDEX, TETRIS_TEST_PORT.
+# Environment: PYTHON, TORCH (requirement), TETRIS_TEST_PORT.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 root=$PWD
@@ -19,7 +19,7 @@ git clone -q "$root" "$work/source"
 pip() { "$work/venv/bin/python" -m pip --disable-pip-version-check "$@"; }
 pip wheel -qq --no-deps -w "$work" "$work/source"
 echo "installing into an empty environment"
-pip install -qq --no-deps --retries 1 --extra-index-url "${TORCH_INDEX:-}" "$TORCH"
+pip install -qq "$TORCH"
 pip install -qq -c "$root/constraints.txt" "$work"/tetris_serve-*.whl
 mkdir "$work/elsewhere"
 cd "$work/elsewhere"

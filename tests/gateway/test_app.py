@@ -1,4 +1,7 @@
+import asyncio
 import json
+
+import pytest
 
 from common.messages import (
     ClusterState,
@@ -65,6 +68,7 @@ BAD_CHAT = [
     ({"messages": "hello"}, "messages"),
     ({"messages": [{"role": "user"}]}, "messages"),
     ({"messages": [{"role": "king", "content": "x"}]}, "messages"),
+    ({"messages": [{"role": "k" * 3000, "content": "x"}]}, "messages"),
     ({"messages": [{"role": "user", "content": None}]}, "messages"),
     ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages"),
     ({"max_completion_tokens": -1}, "max_completion_tokens"),
@@ -88,7 +92,7 @@ def test_every_bad_value_is_refused_naming_its_parameter(bench: Bench) -> None:
             status, answer, _ = await client.post(path, body)
             assert (status, answer["error"]["param"]) == (400, name), body
             assert answer["error"]["type"] == "BadRequestError"
-            assert answer["error"]["message"]
+            assert 0 < len(answer["error"]["message"]) < 1000
         for raw in BROKEN:
             status, answer, _ = await client.post("/v1/completions", raw)
             assert (status, answer["error"]["code"]) == (400, 400), raw[:20]
@@ -122,6 +126,52 @@ def test_wrong_model_route_method_type_and_size_are_json_errors(bench: Bench) ->
     bench(accept, scenario, max_body_bytes=4096)
 
 
+async def raw(client: Client, data: bytes) -> tuple[int, dict[str, object]]:
+    """Status and error of what is sent as it stands."""
+    host, _, port = client.url.removeprefix("http://").partition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(data)
+    head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    writer.close()
+    return int(head.split(b" ")[1]), json.loads(body)["error"]
+
+
+def test_bytes_that_are_no_text_are_refused_as_json(bench: Bench) -> None:
+    body = json.dumps(COMPLETION).encode()
+    close = b"Host: x\r\nConnection: close\r\nContent-Type: application/json\r\n"
+    post = b"POST /v1/completions HTTP/1.1\r\n" + close
+
+    async def scenario(client: Client) -> None:
+        for plan in (b"1\xff", b"\xd9\xa1", b"1," * 200):
+            length = f"Content-Length: {len(body)}\r\n\r\n".encode()
+            status, error = await raw(
+                client, post + b"x-tetris-plan: " + plan + b"\r\n" + length + body
+            )
+            assert (status, error["param"]) == (400, "x-tetris-plan")
+        for path in (b"/%ff", b"/v1/models/%ff", b"/%ed%a0%80"):
+            status, error = await raw(client, b"GET " + path + b" HTTP/1.1\r\n" + close + b"\r\n")
+            assert status == 404
+        assert client.mesh.submits == []
+
+    bench(accept, scenario, allow_forced_plans=True)
+
+
+def test_broken_http_is_refused_and_not_quoted_in_the_log(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario(client: Client) -> None:
+        chunked = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        for broken in (b"secret prompt\r\n\r\n", chunked + b"secret prompt\r\n"):
+            host, _, port = client.url.removeprefix("http://").partition(":")
+            reader, writer = await asyncio.open_connection(host, int(port))
+            writer.write(broken)
+            assert (await reader.read()).split(b" ")[1] == b"400"
+            writer.close()
+
+    bench(accept, scenario)
+    assert "secret" not in caplog.text
+
+
 def test_models_metrics_health_and_readiness(bench: Bench) -> None:
     async def scenario(client: Client) -> None:
         _, body, _ = await client.get("/v1/models")
@@ -137,11 +187,14 @@ def test_models_metrics_health_and_readiness(bench: Bench) -> None:
         assert 'vllm:e2e_request_latency_seconds_count{model_name="tiny"} 1.0' in text
         assert 'vllm:prompt_tokens_total{model_name="tiny"}' in text
         assert (await client.get("/metrics", "HEAD"))[0] == 200
-        client.mesh.state = ClusterState(5, 1, 0, 0, 0)
+        client.mesh.state = ClusterState(5, 1, 0, 0, 0, requests=2, decode_slots=48)
         status = 200
         while status == 200:
             status, body, _ = await client.get("/ready")
         assert json.loads(body)["missing"] == ["decode-worker", "kv-transfer"]
         assert json.loads(body)["members"]["prefill-worker"] == 1
+        _, text, _ = await client.get("/metrics")
+        assert 'tetris_mesh_in_use{of="requests"} 2.0' in text
+        assert 'tetris_mesh_in_use{of="decode_slots"} 48.0' in text
 
     bench(say("hello", "length"), scenario)

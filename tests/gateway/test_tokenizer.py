@@ -51,6 +51,15 @@ def test_a_chat_goes_through_the_models_template(tokenizer: Tokenizer) -> None:
     assert tokenizer.decode(ids) == "system: hello\nuser: quick fox\nassistant:"
 
 
+def test_a_chat_that_the_template_refuses_is_the_clients_mistake(model_path: Path) -> None:
+    tokenizer = Tokenizer(str(model_path))
+    tokenizer._tokenizer.chat_template = "{{ raise_exception('Roles must alternate') }}"
+    with pytest.raises(Refusal, match="Roles must alternate") as refused:
+        asyncio.run(tokenizer.encode([ChatMessage("user", "a")]))
+    assert (refused.value.status, refused.value.param) == (400, "messages")
+    tokenizer.close()
+
+
 def test_ids_pass_unchanged_and_unknown_ones_are_refused(tokenizer: Tokenizer) -> None:
     assert asyncio.run(tokenizer.encode([5, 6, 7])) == [5, 6, 7]
     with pytest.raises(Refusal) as refused:

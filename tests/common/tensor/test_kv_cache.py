@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from common.errors import WireError
+from common.errors import ConfigError, WireError
 from common.messages import KvLayout
 from common.pages import Span
 from common.tensor.kv_cache import KvCache, pack, unpack
@@ -68,3 +68,8 @@ def test_views_are_packed_in_the_order_of_their_tokens():
 def test_a_frame_of_another_size_is_refused(size):
     with pytest.raises(WireError, match="48 expected"):
         unpack(memoryview(bytearray(size)), LAYOUT, 2)
+
+
+def test_more_pages_than_memory_are_a_wrong_configuration():
+    with pytest.raises(ConfigError, match="kv_tokens: no memory"):
+        KvCache(LAYOUT, 2**40)

@@ -70,6 +70,14 @@ def test_greedy_takes_the_highest_and_needs_no_randomness():
     assert drawn == {int(logits.argmax())}
 
 
+def test_forbidden_ids_that_the_model_does_not_have_change_nothing():
+    logits = logits_of(1)
+    strange = [len(logits), 2**31 - 1]
+    best = int(logits.argmax())
+    assert sample(logits, Sampling(temperature=0), 0, strange).id == best
+    assert sample(logits, Sampling(temperature=0), 0, [*strange, best]).id != best
+
+
 def test_forbidden_ids_are_never_drawn_and_logits_stay_as_they_are():
     logits = logits_of(1)
     kept, best = logits.clone(), {int(i) for i in logits.topk(5).indices}

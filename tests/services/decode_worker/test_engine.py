@@ -32,6 +32,7 @@ class Sequences:
         self.model = model
         slots = [-(-(length + reserve) // run) * run for length in lengths]
         self.cache = KvCache(model.layout, sum(slots) // PAGE)
+        self.cache.keys.zero_()
         self.engine = ModelEngine(model, self.cache)
         pieces = [Span(s, s + run) for s in range(0, sum(slots), run)]
         random.Random(1).shuffle(pieces)

@@ -34,6 +34,7 @@ from common.pages import Owner, PagePool, Span, take
 from common.sharding import num_tokens, owner_of_last, shards
 from common.tensor.kv_cache import KvCache, pack
 from services.decode_worker.kv_receiver import KvReceiver
+from services.decode_worker.slots import Slots
 from services.kv_transfer.receive_manager import Loan, ReceiveManager
 from services.prefill_worker.kv_sender import KvSender
 from services.prefill_worker.send_manager import Key, SendManager
@@ -65,8 +66,14 @@ class Decode:
         self.cache.keys.zero_()
         self.spans: list[Span] | None = [Span(32, 40), Span(0, 16)]
         self.commits: queue.Queue[KvCommit] = queue.Queue()
-        self.receiver = KvReceiver(self.cache, BIND, lambda message: self.spans, self.commits.put)
+        self.num_copied = 0
+        self.receiver = KvReceiver(
+            self.cache, BIND, lambda message: self.spans, self.copied, self.commits.put
+        )
         self.link = ZmqLink(BIND)
+
+    def copied(self) -> None:
+        self.num_copied += 1
 
     def layer(self, layer: int = 0, **changes: object) -> KvLayer:
         message = KvLayer(
@@ -124,6 +131,25 @@ def decode() -> Iterator[Decode]:
 
 def random_kv(count: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(count, 2, 4), torch.randn(count, 2, 4)
+
+
+def test_slots_of_a_request_that_ends_go_back_without_any_further_kv(decode: Decode) -> None:
+    slots = Slots(8)
+    decode.receiver = KvReceiver(decode.cache, BIND, slots.open, slots.copied, decode.commits.put)
+    with running(decode.receiver.run):
+        decode.send(decode.layer(), *map(pack, random_kv()))
+        assert decode.acked() == 0
+        assert slots.totals() == (128, 96)
+        slots.end(Owner("a", 1))
+        assert slots.totals() == (128, 128)
+
+
+def test_slots_are_let_go_even_of_a_layer_that_does_not_fit(decode: Decode) -> None:
+    decode.send(decode.layer(0, prompt_length=25), *map(pack, random_kv()))
+    decode.send(decode.layer(1), *map(pack, random_kv()))
+    assert decode.acked() == 1
+    assert decode.receiver.dropped["size"] == 1
+    assert decode.num_copied == 2
 
 
 def test_a_layer_lies_in_the_slots_of_its_positions(decode: Decode) -> None:
@@ -213,7 +239,8 @@ class Handover:
         }
         self.events: queue.Queue[tuple[int, KvAck] | KvCommit] = queue.Queue()
         self.receiver = KvReceiver(
-            self.decode, BIND, lambda message: self.pages[message.request], self.events.put
+            *(self.decode, BIND, lambda message: self.pages[message.request]),
+            *(lambda: None, self.events.put),
         )
         self.target = Target("d", 1, "tcp://d:1", self.receiver.endpoint, 1, "tcp://b:1")
         self.broker = ReceiveManager(1)

@@ -71,6 +71,20 @@ def test_a_commit_without_all_its_layers_fails_the_request():
     assert decode.slots.totals() == (256, 256)
 
 
+@pytest.mark.parametrize("prompt_length", [1, 29])
+def test_commits_of_a_prompt_without_slots_fail_the_request(prompt_length):
+    decode = Decode()
+    if prompt_length == 29:
+        decode.layers(prompt_length=16, reserve=16)
+    num_layers = NUM_LAYERS if prompt_length == 29 else 0
+    lie = commit(prompt_length=prompt_length, num_layers=num_layers, job=job())
+    failure = decode.scheduler.commit(lie)
+    assert failure is not None and "never arrived" in failure.why
+    assert not decode.scheduler.has_work
+    decode.slots.copied()
+    assert decode.slots.totals()[1] == decode.slots.totals()[0]
+
+
 def test_steps_write_the_last_token_and_draw_the_next():
     decode = Decode()
     decode.hand_over(first=5)

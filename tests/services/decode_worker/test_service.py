@@ -18,6 +18,7 @@ from common.memory_transport import MemoryNetwork
 from common.mesh import Mesh
 from common.messages import (
     Admitted,
+    Alternative,
     Cancel,
     DecodeFacts,
     DecodeStats,
@@ -28,13 +29,15 @@ from common.messages import (
     Peer,
     Refused,
     Release,
+    Token,
     TokenBatch,
     Welcome,
 )
 from common.metrics import Metrics
 from common.service import Process
 from common.tensor.kv_cache import pack
-from services.decode_worker.service import serve
+from common.wire import CONTROL
+from services.decode_worker.service import MAX_BATCH, serve
 from tests.common.tensor.tiny_models import save, stock
 from tests.services.decode_worker.transfers import GATEWAY, ROUTER, commit, job, layer
 
@@ -240,3 +243,11 @@ def test_a_refused_worker_ends_with_the_reason(path):
     while isinstance(wrong, ExceptionGroup):
         [wrong] = wrong.exceptions
     assert "another model" in str(wrong)
+
+
+def test_the_largest_step_is_one_message_that_every_gateway_takes():
+    name = "x" * 128
+    top = (Alternative(2**31 - 1, -1.0),) * 20
+    token = Token(name, 10**6, 2**31 - 1, 2**31 - 1, -1.0, top, "length")
+    batch = TokenBatch("y" * 64, (token,) * (2 * MAX_BATCH))
+    assert CONTROL.decode(CONTROL.encode(batch))[0] == batch

@@ -130,6 +130,19 @@ def test_the_end_of_a_request_frees_its_backend(tmp_path: Path, end: ControlMess
     play(tmp_path, scenario)
 
 
+def test_a_handshake_after_the_end_of_its_request_gets_no_backend(tmp_path: Path) -> None:
+    async def scenario(client: Client) -> None:
+        client.send(Cancel("a", 1))
+        client.shake("a")
+        client.shake("b")
+        assert await client.grant() == "b"
+        client.shake("a", incarnation=2)
+        client.shake("c", incarnation=2)
+        assert await client.grant() == "c"
+
+    play(tmp_path, scenario)
+
+
 def test_a_newer_life_of_a_target_starts_with_all_backends_free(tmp_path: Path) -> None:
     async def scenario(client: Client) -> None:
         client.shake("a")

@@ -235,3 +235,12 @@ def test_ids_that_do_not_match_the_chunk_are_refused(group):
             run_chunk(plan((20, 1)), 0, 0), prompt(5), lambda: None, lambda layer: None
         )
     assert group.engines[0].holdings.free_slots == POOL_TOKENS
+
+
+@pytest.mark.parametrize("bad", [-1, -(2**31), 2**31 - 1])
+def test_ids_that_the_model_does_not_have_are_refused(group, bad):
+    ids = prompt(20)
+    ids[7] = bad
+    with pytest.raises(RequestFailed, match="not among the model's"):
+        group.engines[0].run(run_chunk(plan((20, 1)), 0, 0), ids, lambda: None, lambda layer: None)
+    assert group.engines[0].holdings.free_slots == POOL_TOKENS

@@ -3,6 +3,7 @@ import pytest
 
 from common.messages import (
     PROTOCOL,
+    BrokerFacts,
     DecodeFacts,
     GatewayFacts,
     Heartbeat,
@@ -10,6 +11,7 @@ from common.messages import (
     KvLayout,
     ModelCard,
     Peer,
+    PrefillFacts,
 )
 from services.router.registry import Registry
 
@@ -94,6 +96,21 @@ def test_facts_of_a_stranger_or_of_another_role_are_not_taken():
     assert registry.beat(Heartbeat("decode-worker", "g", 7, DecodeFacts(1, 1, 0, 0)), 1.0) is None
     member = registry.beat(Heartbeat("gateway", "g", 7, facts), 2.0)
     assert (member.facts, member.seen) == (facts, 2.0)
+
+
+def test_what_is_in_use_is_what_all_workers_said_last():
+    roles = {"p": "prefill-worker", "q": "prefill-worker", "d": "decode-worker", "k": "kv-transfer"}
+    registry = registry_of(*(hello(role, name) for name, role in roles.items()))
+    assert set(registry.usage().values()) == {0}
+    facts = {
+        "p": PrefillFacts(0, 0, 100, 80),
+        "q": PrefillFacts(0, 0, 100, 97),
+        "d": DecodeFacts(200, 150, 1, 0),
+        "k": BrokerFacts(8, 3, 0),
+    }
+    for name, one in facts.items():
+        assert registry.beat(Heartbeat(roles[name], name, 1, one), 1.0) is not None
+    assert registry.usage() == {"prefill_slots": 23, "decode_slots": 50, "backends": 3}
 
 
 def test_every_decode_instance_has_the_least_loaded_broker():
