@@ -37,7 +37,8 @@ from common.metrics import Metrics
 from common.service import Process
 from common.tensor.kv_cache import pack
 from common.wire import CONTROL
-from services.decode_worker.service import MAX_BATCH, serve
+from services.decode_worker.service import serve
+from services.decode_worker.worker import MAX_BATCH
 from tests.common.tensor.tiny_models import save, stock
 from tests.services.decode_worker.transfers import GATEWAY, ROUTER, commit, job, layer
 
