@@ -3,9 +3,13 @@
 Survived, and so asserted here: delays that reorder messages of different senders, duplicates of
 all messages, and the loss of every kind of message but these:
 
-- `TokenBatch`: its tokens are not sent again.
+- `TokenBatch`: its tokens are not sent again. A lost `FirstToken` comes again with the first
+  batch, so requests here ask for two tokens at least.
 - `Release`: a repeated `KvCommit` is acknowledged, but its backend is not given back again.
 - `EndOfRequest`, `Cancel`, `Failed`: sent once, and heartbeats do not make up for all of them.
+
+Nothing gets lost where clients leave: a member whose `RunChunk` was lost before the `Cancel` stays
+away, and the rest of its group waits for it until `start_timeout`.
 
 Messages of one sender to one receiver keep their order, as the mesh promises. Of the links,
 `KvLayer`, `KvCommit` and `KvAck` may be lost, `RingReady` may not: a ring repeats nothing.
