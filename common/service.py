@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 
 import uvloop
 from structlog.typing import FilteringBoundLogger
@@ -184,6 +185,8 @@ async def _run(process: Process, serve: Serve) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _stop, stop)
+    crash: asyncio.Future[None] = loop.create_future()
+    loop.set_exception_handler(partial(_on_loop_error, crash))
 
     async def serve_to_its_end() -> None:
         await serve(process)
@@ -196,12 +199,29 @@ async def _run(process: Process, serve: Serve) -> None:
             # The service ends first: its last words still find the mesh at work.
             async with asyncio.TaskGroup() as service:
                 serving = service.create_task(serve_to_its_end())
+                watching = service.create_task(_raise(crash))
                 await stop.wait()
                 serving.cancel()
+                watching.cancel()
             running.cancel()
     finally:
         await process.mesh.close()
     process.log.info("stopped")
+
+
+async def _raise(crash: asyncio.Future[None]) -> None:
+    await crash
+
+
+def _on_loop_error(
+    crash: asyncio.Future[None], loop: asyncio.AbstractEventLoop, context: dict[str, object]
+) -> None:
+    """A bug in a callback ends the process as one in a task does; asyncio alone would go on."""
+    error = context.get("exception")
+    if "handle" in context and isinstance(error, Exception) and not crash.done():
+        crash.set_exception(error)
+    else:
+        loop.default_exception_handler(context)
 
 
 def _stop(stop: asyncio.Event) -> None:

@@ -30,6 +30,9 @@ async def serve(process):
         case "fail":
             hidden = "secret prompt"
             raise ValueError("a bug")
+        case "callback":
+            asyncio.get_running_loop().call_soon(int, "a bug")
+            await asyncio.sleep(60)
         case "stay":
             while True:
                 try:
@@ -109,6 +112,13 @@ def test_a_bug_is_logged_once_without_locals_and_is_status_1():
     assert program.events() == ["started", "serving", "failed"]
     assert "a bug" in json.dumps(program.lines[-1])
     assert "secret prompt" not in json.dumps(program.lines[-1])
+
+
+def test_a_bug_in_a_callback_ends_the_process_too():
+    program = Program("decode-worker", "callback")
+    assert program.end() == 1
+    assert program.events() == ["started", "serving", "failed"]
+    assert "a bug" in json.dumps(program.lines[-1])
 
 
 def test_a_second_signal_ends_a_service_that_does_not_stop():

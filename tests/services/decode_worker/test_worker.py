@@ -52,6 +52,7 @@ class Rig:
     def take(self, request="a", **ending):
         for number in (0, 1):
             assert self.intake.open(layer(number, request)) is not None
+            self.slots.copied()
         self.intake.commit(commit(request, job=job(request, **ending)))
 
     def of(self, kind):
