@@ -20,7 +20,7 @@ from common.recent import Recent
 from common.service import Process
 from common.sharding import num_tokens, owner_of_last
 from services.prefill_worker.control import control
-from services.prefill_worker.hands import ChunkResult, Slots, Work
+from services.prefill_worker.hands import ChunkResult, Listener, Slots, Work
 from services.prefill_worker.holdings import Holdings
 from services.prefill_worker.instance import Instance
 from services.prefill_worker.send_manager import Parcel, SendManager
@@ -41,13 +41,13 @@ class EmulatedHands:
         self._links = links
         num_pages = -(-process.config.prefill.kv_tokens // PAGE)
         self._holdings = Holdings(PagePool(num_pages))
-        self._work: asyncio.Queue[tuple[Work, Instance]] = asyncio.Queue(1)
+        self._work: asyncio.Queue[tuple[Work, Listener]] = asyncio.Queue(1)
         self._arrived: Recent[RingReady] = Recent(MAX_ARRIVED)
         self._news = asyncio.Event()
 
-    def start(self, work: Work, instance: Instance) -> None:
-        """Compute a chunk and tell `instance` what becomes of it."""
-        self._work.put_nowait((work, instance))
+    def start(self, work: Work, listener: Listener) -> None:
+        """Compute a chunk and tell `listener` what becomes of it."""
+        self._work.put_nowait((work, listener))
 
     def submit(self, parcel: Parcel) -> None:
         """Send KV: the time of it."""
@@ -74,19 +74,19 @@ class EmulatedHands:
     async def run(self) -> None:
         """Compute what is started, until cancelled."""
         while True:
-            work, instance = await self._work.get()
+            work, listener = await self._work.get()
             try:
-                result = await self._compute(work.run, instance)
+                result = await self._compute(work.run, listener)
             except (LinkTimeout, OutOfPages, RequestFailed) as error:
                 self._holdings.release(work.run.request, work.run.attempt)
-                instance.on_failed(work.run, error)
+                listener.on_failed(work.run, error)
             else:
-                instance.on_done(work.run, result)
+                listener.on_done(work.run, result)
 
-    async def _compute(self, run: RunChunk, instance: Instance) -> ChunkResult:
+    async def _compute(self, run: RunChunk, listener: Listener) -> ChunkResult:
         clock = self._process.clock
         self._holdings.open(run)
-        instance.on_ready(run)
+        listener.on_ready(run)
         came = clock.now()
         await self._gather(run)
         started = clock.now()
@@ -95,7 +95,7 @@ class EmulatedHands:
             done = started + seconds * (layer + 1) / num_layers
             await clock.sleep(max(0.0, done - clock.now()))
             spans = self._holdings.spans(run.request, run.attempt, run.index)
-            instance.on_layer(run, layer, spans)
+            listener.on_layer(run, layer, spans)
         wait = started - came
         return ChunkResult(self._first(run), clock.now() - started, wait, wait, 0.0)
 

@@ -1,17 +1,15 @@
 """What computes and copies for an instance, real or emulated, and what the two tell each other."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from common.errors import TetrisError
 from common.messages import Held, RunChunk, Token
-from common.pages import Owner
+from common.pages import Owner, Span
 from services.prefill_worker.send_manager import Parcel
-
-if TYPE_CHECKING:
-    from services.prefill_worker.instance import Instance
 
 
 class Work(NamedTuple):
@@ -44,11 +42,27 @@ class ChunkResult:
     """Seconds spent waiting for history."""
 
 
+class Listener(Protocol):
+    """Who is told, in the event loop, what becomes of a chunk."""
+
+    def on_ready(self, run: RunChunk) -> None:
+        """This member waits for the chunk's group."""
+
+    def on_layer(self, run: RunChunk, layer: int, spans: list[Span]) -> None:
+        """A layer's KV is in the slots of `spans`."""
+
+    def on_done(self, run: RunChunk, result: ChunkResult) -> None:
+        """The chunk is computed."""
+
+    def on_failed(self, run: RunChunk, error: TetrisError) -> None:
+        """The chunk could not be computed; the attempt holds no slots any more."""
+
+
 class Hands(Protocol):
     """What an instance drives, real or emulated: engine and copying; nothing here waits."""
 
-    def start(self, work: Work, instance: "Instance") -> None:
-        """Compute a chunk and tell `instance` what becomes of it; only one at a time."""
+    def start(self, work: Work, listener: Listener) -> None:
+        """Compute a chunk and tell `listener` what becomes of it; only one at a time."""
 
     def submit(self, parcel: Parcel) -> None:
         """Send KV."""

@@ -23,7 +23,7 @@ from common.service import Process
 from common.tensor.models import load
 from services.prefill_worker.control import control
 from services.prefill_worker.engine import Bounds, Engine, Links
-from services.prefill_worker.hands import Slots, Work
+from services.prefill_worker.hands import Listener, Slots, Work
 from services.prefill_worker.instance import Instance
 from services.prefill_worker.kv_sender import KvSender
 from services.prefill_worker.send_manager import Parcel, SendManager
@@ -39,11 +39,11 @@ class EngineThread:
         self.loaded: asyncio.Future[Engine] = loop.create_future()
         self._build = build
         self._loop = loop
-        self._queue: queue.Queue[tuple[Work, Instance] | None] = queue.Queue(2)
+        self._queue: queue.Queue[tuple[Work, Listener] | None] = queue.Queue(2)
 
-    def start(self, work: Work, instance: Instance) -> None:
-        """Run a chunk and report to `instance` in the event loop; one at a time."""
-        self._queue.put_nowait((work, instance))
+    def start(self, work: Work, listener: Listener) -> None:
+        """Run a chunk and report to `listener` in the event loop; one at a time."""
+        self._queue.put_nowait((work, listener))
 
     def stop(self) -> None:
         """End after the chunk that runs now."""
@@ -59,22 +59,22 @@ class EngineThread:
         finally:
             engine.close()
 
-    def _compute(self, engine: Engine, work: Work, instance: Instance) -> None:
+    def _compute(self, engine: Engine, work: Work, listener: Listener) -> None:
         run, post = work.run, self._loop.call_soon_threadsafe
 
         def on_ready() -> None:
-            post(instance.on_ready, run)
+            post(listener.on_ready, run)
 
         def on_layer(layer: int) -> None:
             spans = engine.spans(run.request, run.attempt, run.index)
-            post(instance.on_layer, run, layer, spans)
+            post(listener.on_layer, run, layer, spans)
 
         try:
             result = engine.run(run, work.ids, on_ready, on_layer)
         except (RequestFailed, LinkTimeout, OutOfPages, WireError) as error:
-            post(instance.on_failed, run, error)
+            post(listener.on_failed, run, error)
         else:
-            post(instance.on_done, run, result)
+            post(listener.on_done, run, result)
 
 
 class Threads:
@@ -85,9 +85,9 @@ class Threads:
         self._engine = engine
         self._sender = sender
 
-    def start(self, work: Work, instance: Instance) -> None:
-        """Compute a chunk; `instance` is told what becomes of it."""
-        self._thread.start(work, instance)
+    def start(self, work: Work, listener: Listener) -> None:
+        """Compute a chunk; `listener` is told what becomes of it."""
+        self._thread.start(work, listener)
 
     def submit(self, parcel: Parcel) -> None:
         """Send KV."""
