@@ -24,7 +24,7 @@ def measure(mesh: RealMesh, ids: list[int], size: int) -> list[Sample]:
     samples = []
     for history in HISTORIES:
         for length in LENGTHS:
-            plan = f"{size}:{history},{size}:{length}" if history else f"{size}"
+            plan = f"{size}:{history},{size}" if history else f"{size}"
             seen = len(mesh.events("chunk_done"))
             prompt = ids[: history + length]
             body = {"model": "smollm2", "prompt": prompt, "max_tokens": 1, "temperature": 0}
