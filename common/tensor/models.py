@@ -1,7 +1,6 @@
 """Any local Hugging Face decoder, unmodified, with the caller's attention in place of its own."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -47,7 +46,7 @@ class Model:
             keep: rows whose logits are wanted, through the model's own head; none skips it.
         """
         inputs = {"input_ids": ids[None], "position_ids": positions[None], "use_cache": False}
-        with attending(attend), one_row_kernels(len(ids)):
+        with attending(attend):
             if not keep:
                 self.causal.base_model(**inputs)
                 return torch.empty(0, self.vocab_size)
@@ -55,21 +54,6 @@ class Model:
             logits = self.causal(**inputs, logits_to_keep=rows).logits
         assert isinstance(logits, Tensor)
         return logits[0].float()
-
-
-@contextmanager
-def one_row_kernels(num_rows: int) -> Iterator[None]:
-    """Choose torch's own kernels over oneDNN's while there is only one row to multiply.
-
-    In half precision they are twice as fast there, since nothing is packed first; from two rows on
-    they are slower. The switch is the process's: no other thread of a worker multiplies matrices.
-    """
-    was_enabled = bool(torch.backends.mkldnn.enabled)
-    torch.backends.mkldnn.enabled = was_enabled and num_rows > 1  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        torch.backends.mkldnn.enabled = was_enabled  # type: ignore[assignment]
 
 
 def load(path: str, dtype: Dtype) -> Model:

@@ -17,13 +17,20 @@ from common.tensor.attention import flash_attention, merge_into, partial_attenti
 from common.tensor.kv_cache import KvCache
 from common.tensor.models import Model
 from common.tensor.sampling import sample
+from common.tensor.self_check import self_check
+from services.decode_worker.packed_linear import pack_linears
 from services.decode_worker.scheduler import Entry
 
 
 class ModelEngine:
-    """Decodes with a model over the cache that the copy thread fills."""
+    """Decodes with a model over the cache that the copy thread fills.
+
+    The model is this engine's from now on: its linear layers are packed for few rows.
+    """
 
     def __init__(self, model: Model, cache: KvCache) -> None:
+        if pack_linears(model.causal):
+            self_check(model.causal, model.layout)
         self._model = model
         # one [G, slots, D] per layer
         self._keys = list(cache.keys.transpose(1, 2).unbind())

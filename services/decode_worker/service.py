@@ -41,7 +41,8 @@ async def serve(process: Process) -> None:
         bind = f"tcp://{process.config.mesh.bind}:*"
         receiver = KvReceiver(cache, bind, intake.open, slots.copied, intake.commit)
         link = reachable(receiver.endpoint, process.peer.inbox)
-        engine = EngineThread(ModelEngine(model, cache), thread)
+        packed = await loop.run_in_executor(thread, ModelEngine, model, cache)
+        engine = EngineThread(packed, thread)
         stop = threading.Event()
         with ThreadPoolExecutor(1, "copy", torch.set_num_threads, (1,)) as copy:
             copying = loop.run_in_executor(copy, receiver.run, stop)

@@ -7,7 +7,7 @@ import torch
 from common.errors import ConfigError
 from common.messages import KvLayout
 from common.tensor.attention import partial_attention
-from common.tensor.models import load, one_row_kernels
+from common.tensor.models import load
 from tests.common.tensor.tiny_models import save, stock
 
 SERVED = {
@@ -166,11 +166,3 @@ def test_a_configuration_that_transformers_refuses_is_refused(tmp_path):
 def test_an_empty_directory_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="not a Hugging Face model directory"):
         load(str(tmp_path), "float32")
-
-
-def test_one_row_is_multiplied_without_onednn_and_the_switch_goes_back():
-    with one_row_kernels(2):
-        assert torch.backends.mkldnn.enabled
-    with one_row_kernels(1):
-        assert not torch.backends.mkldnn.enabled
-    assert torch.backends.mkldnn.enabled
