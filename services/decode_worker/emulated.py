@@ -13,10 +13,10 @@ from common.emulated_links import EmulatedLinks
 from common.emulated_model import EmulatedModel
 from common.errors import WireError
 from common.generation import Sampled
-from common.messages import KvAck, KvCommit, KvLayer, LinkMessage
+from common.messages import KvCommit, KvLayer, LinkMessage
 from common.pages import PAGE
 from common.service import Process
-from services.decode_worker.fence import Fence
+from services.decode_worker.fence import Fence, ack
 from services.decode_worker.scheduler import Entry
 from services.decode_worker.slots import Slots
 from services.decode_worker.worker import Intake, Worker
@@ -70,15 +70,7 @@ class EmulatedReceiver:
             self.dropped[error.reason] += 1
 
     def _acknowledge(self, message: KvLayer | KvCommit, layer: int) -> None:
-        ack = KvAck(
-            request=message.request,
-            attempt=message.attempt,
-            chunk=message.chunk,
-            rank=message.rank,
-            layer=layer,
-            generation=message.generation,
-        )
-        self._links.send(self.endpoint, message.reply, ack)
+        self._links.send(self.endpoint, message.reply, ack(message, layer))
 
 
 async def serve(process: Process, model: EmulatedModel, links: EmulatedLinks) -> None:

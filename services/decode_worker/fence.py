@@ -1,4 +1,4 @@
-"""Which messages of a hand-over are taken: of no older loan, and each commit once.
+"""Which messages of a hand-over are taken (of no older loan, and each commit once), and the answer.
 
 Pure, and used by whoever receives KV alone.
 """
@@ -6,7 +6,7 @@ Pure, and used by whoever receives KV alone.
 from typing import NamedTuple
 
 from common.errors import WireError
-from common.messages import KvCommit, KvLayer
+from common.messages import KvAck, KvCommit, KvLayer
 from common.recent import Recent
 
 MAX_COMMITTED = 65536
@@ -21,6 +21,18 @@ class Transfer(NamedTuple):
     attempt: int
     chunk: int
     rank: int
+
+
+def ack(message: KvLayer | KvCommit, layer: int) -> KvAck:
+    """The answer to a layer, or to a commit with its number of layers."""
+    return KvAck(
+        request=message.request,
+        attempt=message.attempt,
+        chunk=message.chunk,
+        rank=message.rank,
+        layer=layer,
+        generation=message.generation,
+    )
 
 
 class Fence:

@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 
 from common.errors import LinkTimeout, WireError
 from common.links.zmq import ZmqLink
-from common.messages import Endpoint, KvAck, KvCommit, KvLayer
+from common.messages import Endpoint, KvCommit, KvLayer
 from common.pages import Span, num_slots, take
 from common.sharding import num_tokens
 from common.tensor.kv_cache import KvCache, unpack
-from services.decode_worker.fence import Fence
+from services.decode_worker.fence import Fence, ack
 
 IDLE = 0.1
 """Seconds of one wait: how fast a stop is seen."""
@@ -99,16 +99,8 @@ class KvReceiver:
             self._copied()
 
     def _acknowledge(self, message: KvLayer | KvCommit, layer: int) -> None:
-        ack = KvAck(
-            request=message.request,
-            attempt=message.attempt,
-            chunk=message.chunk,
-            rank=message.rank,
-            layer=layer,
-            generation=message.generation,
-        )
         try:
-            is_sent = self._link.try_send(message.reply, ack)
+            is_sent = self._link.try_send(message.reply, ack(message, layer))
         except LinkTimeout:
             is_sent = False
         if not is_sent:  # the sender repeats itself, and is then answered
