@@ -9,6 +9,7 @@ TETRIS_ADVERTISE   mesh.advertise    host under which peers reach this process
 TETRIS_NAME        mesh.name         name of this process
 TETRIS_NODE        mesh.node         name of the machine
 TETRIS_PORT        gateway.port      port of the HTTP door
+TETRIS_CONTROL_PORT gateway.control_port  port of the operators' door
 TETRIS_MODEL_PATH  model.path        directory of the model
 """
 
@@ -32,6 +33,7 @@ VARIABLES = {
     "TETRIS_NAME": "mesh.name",
     "TETRIS_NODE": "mesh.node",
     "TETRIS_PORT": "gateway.port",
+    "TETRIS_CONTROL_PORT": "gateway.control_port",
     "TETRIS_MODEL_PATH": "model.path",
 }
 
@@ -69,6 +71,12 @@ class MeshConfig(Section, frozen=True):
     node: Name | None = None
     heartbeat: Positive = 0.5
     resend: Positive = 0.5
+    dead_after: Positive = 1.5
+    """Seconds of silence after which a member counts as lost."""
+    lease: Positive = 60.0
+    """Seconds for which a member keeps what it holds without hearing of a router."""
+    drain: Positive = 30.0
+    """Seconds that a member may take to hand over what it has when it is told to stop."""
     outbox: PositiveInt = 4096
     inbox: PositiveInt = 16384
 
@@ -82,6 +90,14 @@ class GatewayConfig(Section, frozen=True):
     max_body_bytes: PositiveInt = 8 * 1024 * 1024
     allow_forced_plans: bool = False
     request_timeout: Positive = 3600.0
+    """Seconds that a request may take, at most; its `timeout` can only be shorter."""
+    stall_timeout: Positive = 30.0
+    """Seconds without a token after which a stream goes on in a new attempt."""
+    max_attempts: PositiveInt = 8
+    """Attempts in a row that bring no token before the failure is told to the client."""
+    control_host: str = "127.0.0.1"
+    control_port: Port = 8001
+    """Where operators reach /tetris/*."""
 
 
 class RouterConfig(Section, frozen=True):
@@ -96,14 +112,19 @@ class RouterConfig(Section, frozen=True):
     max_queue: PositiveInt = 1024
     reserve_tokens: PositiveInt = 256
     """Decode slots reserved beyond the prompt at planning, at most."""
+    no_decode_timeout: Positive = 120.0
+    """Seconds that requests wait for a decode instance to come when there is none."""
 
 
 class PrefillConfig(Section, frozen=True):
     """A prefill instance."""
 
     kv_tokens: PositiveInt = 32768
-    step_timeout: Positive = 60.0
+    step_timeout: Positive = 15.0
+    """Seconds for one step of a ring, at least; five times the chunk's predicted ones if more."""
     start_timeout: Positive = 600.0
+    transfer_timeout: Positive = 10.0
+    """Seconds without acknowledgement from decode after which a hand-over is given up."""
     window: PositiveInt = 4
     """Layers in flight per backend."""
 
@@ -150,14 +171,11 @@ def load(path: str | Path, overrides: Mapping[str, object] | None = None) -> Con
     sources: dict[str, str] = {}
     for variable, key in VARIABLES.items():
         if variable in os.environ:
-            _put(
-                tree,
-                key,
-                _number(os.environ[variable]) if key == "gateway.port" else os.environ[variable],
-            )
+            value = os.environ[variable]
+            _put(tree, key, _number(value) if key.endswith("port") else value)
             sources[key] = f"environment variable {variable}"
-    for key, value in (overrides or {}).items():
-        _put(tree, key, value)
+    for key, given in (overrides or {}).items():
+        _put(tree, key, given)
         sources[key] = "override"
     try:
         return msgspec.convert(tree, Config, strict=True)

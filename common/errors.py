@@ -5,6 +5,7 @@ TetrisError
 ├── WireError        a message that is malformed or over a limit; dropped and counted
 ├── LinkTimeout      a peer on a bulk link did not answer within its bound
 ├── OutOfPages       no KV pages left for this owner
+├── Aborted          the attempt that is being computed is over, so its computation ends
 └── RequestFailed    one request cannot go on; caught in one place per service
 """
 
@@ -32,6 +33,10 @@ class LinkTimeout(TetrisError):
 
 class OutOfPages(TetrisError):
     """The page pool cannot hold what was asked for."""
+
+
+class Aborted(TetrisError):
+    """The attempt is over, here or at another member of its group; nothing is wrong."""
 
 
 class RequestFailed(TetrisError):

@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta, Struct
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Version of this file; members that differ are refused when they join."""
 
 Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -150,25 +150,44 @@ class Running(Part, frozen=True):
 
 
 class Held(Part, frozen=True):
-    """KV slots that a request holds on a worker."""
+    """What a request holds at one place: KV slots on a worker, backends at a broker."""
 
     request: RequestId
     attempt: Attempt
     slots: Count
+    age: Seconds = 0.0
+    """Seconds since it got the first of them."""
+    admitted: bool = False
+    """Whether a decode instance has all of its KV and decodes it."""
 
 
 Holdings = Annotated[tuple[Held, ...], Meta(max_length=4096)]
 
 
-class PrefillFacts(Part, frozen=True, tag_field="type", tag=True):
-    """What a prefill instance knows of itself."""
+class Open(Part, frozen=True):
+    """A request that a gateway holds for its client and that a router has accepted."""
 
+    request: RequestId
+    attempt: Attempt
+    num_emitted: Count
+    """Tokens that have come, over all attempts."""
+
+
+class PrefillFacts(Part, frozen=True, tag_field="type", tag=True):
+    """What a prefill instance knows of itself; turns are those of `epoch`."""
+
+    epoch: Number
     received_through: Count
     finished_through: Count
     total_slots: Count
     free_slots: Count
     running: Running | None = None
     held: Holdings = ()
+
+    @property
+    def idle(self) -> bool:
+        """Whether it could leave without anybody missing it."""
+        return self.running is None and not self.held
 
 
 class DecodeFacts(Part, frozen=True, tag_field="type", tag=True):
@@ -180,6 +199,11 @@ class DecodeFacts(Part, frozen=True, tag_field="type", tag=True):
     steps: Number
     held: Holdings = ()
 
+    @property
+    def idle(self) -> bool:
+        """Whether it could leave without anybody missing it."""
+        return not self.held
+
 
 class BrokerFacts(Part, frozen=True, tag_field="type", tag=True):
     """What a kv-transfer service knows of itself."""
@@ -187,12 +211,24 @@ class BrokerFacts(Part, frozen=True, tag_field="type", tag=True):
     backends: Count
     lent: Count
     waiting: Count
+    held: Holdings = ()
+
+    @property
+    def idle(self) -> bool:
+        """Whether it could leave without anybody missing it."""
+        return not (self.held or self.waiting)
 
 
 class GatewayFacts(Part, frozen=True, tag_field="type", tag=True):
     """What a gateway knows of itself."""
 
     streams: Count
+    open: Annotated[tuple[Open, ...], Meta(max_length=4096)] = ()
+
+    @property
+    def idle(self) -> bool:
+        """Whether it could leave without anybody missing it."""
+        return self.streams == 0
 
 
 Facts = PrefillFacts | DecodeFacts | BrokerFacts | GatewayFacts
@@ -217,16 +253,50 @@ class Hello(Message, frozen=True):
     num_backends: Count = 0
 
 
+class Brokerage(Part, frozen=True):
+    """Which broker lends the backends of a decode instance now."""
+
+    target: Name
+    incarnation: Number
+    broker: Endpoint
+
+
 class Welcome(Message, frozen=True):
-    """The router took a member in; `epoch` is this life of the router."""
+    """The router has taken a member in, and renews its leases; `epoch` is this router's life.
+
+    The answer to each Hello and to each Heartbeat, so that nothing in it can get lost for long.
+    """
 
     epoch: Number
     incarnation: Number
     broker: Endpoint | None = None
+    """Broker of this decode instance."""
+    brokers: Annotated[tuple[Brokerage, ...], Meta(max_length=256)] = ()
+    """Brokers of all decode instances, for prefill instances."""
+    leave: bool = False
+    """Whether an operator wants this member to drain and leave for good."""
+
+
+class Leave(Message, frozen=True):
+    """A member wants to go: nothing new for it, please; repeated until `Goodbye`."""
+
+    name: Name
+    incarnation: Number
+
+
+class Goodbye(Message, frozen=True):
+    """Nothing of the mesh depends on the member any more; it may go."""
+
+    incarnation: Number
 
 
 UNKNOWN_MEMBER = "unknown member"
 """The reason of a `Refused` that only asks for a new `Hello`, as after a router's restart."""
+LOST_MEMBER = "lost member"
+"""The reason of a `Refused` to a life that counts as dead: all it held has been given up.
+
+It lets go of everything and may join again as a new life.
+"""
 
 
 class Refused(Message, frozen=True):
@@ -280,6 +350,8 @@ class Submit(Message, frozen=True):
     sampling: Sampling
     ending: Ending
     forced_plan: Annotated[str, Meta(max_length=256)] | None = None
+    evicted: bool = False
+    """Whether decode once evicted it: now it reserves all that it may still need."""
 
 
 class Accepted(Message, frozen=True):
@@ -309,12 +381,15 @@ class Cancel(Message, frozen=True):
 
 
 class EndOfRequest(Message, frozen=True):
-    """The request is over; whoever holds anything of it lets go. Idempotent."""
+    """The attempt is over; whoever holds anything of it lets go. Idempotent."""
 
     request: RequestId
     attempt: Attempt
     num_tokens: Count
+    """Emitted over all attempts; 0 when it was given up."""
     reason: Finish
+    sender: Endpoint | None = None
+    """Inbox of a worker that ended it and repeats this until the router sends it back."""
 
 
 class Failed(Message, frozen=True):
@@ -325,6 +400,10 @@ class Failed(Message, frozen=True):
     what: Text
     why: Text
     retryable: bool
+    evicted: bool = False
+    """Whether it only had to make room; such an attempt does not count as a failure."""
+    sender: Endpoint | None = None
+    """Inbox of a worker that repeats this until the router answers with `EndOfRequest`."""
 
 
 # Prefill
@@ -352,14 +431,17 @@ class RunChunk(Message, frozen=True):
     gateway: Peer
     router: Endpoint
     num_emitted: Count
+    reserve: Count
+    """Slots to reserve at decode: the prompt and tokens to come."""
     sampling: Sampling
     ending: Ending
     predicted: Seconds
 
 
 class Skip(Message, frozen=True):
-    """A turn that is void."""
+    """A turn that is void, for one life of a member."""
 
+    incarnation: Number
     epoch: Number
     turn: Annotated[int, Meta(ge=1, le=2**31 - 1)]
 
@@ -405,8 +487,18 @@ class Released(Message, frozen=True):
 # KV hand-over
 
 
+class Loan(Part, frozen=True):
+    """A backend that was lent, and which time."""
+
+    backend: Count
+    generation: Number
+
+
 class Handshake(Message, frozen=True):
-    """A member asks for a backend to send one chunk's KV; repeated until granted."""
+    """A member asks for a backend to send one chunk's KV; repeated until granted.
+
+    A member that has been granted one tells a new broker of it with `held`.
+    """
 
     request: RequestId
     attempt: Attempt
@@ -418,6 +510,8 @@ class Handshake(Message, frozen=True):
     """Transfers of the whole request: the sum of all chunks' sizes."""
     num_senders: Size
     """Size of the largest group, the most backends that the request can use."""
+    held: Loan | None = None
+    """The loan that this transfer uses already, from a former life of the broker."""
 
 
 class Grant(Message, frozen=True):
@@ -440,6 +534,8 @@ class Release(Message, frozen=True):
     rank: Count
     target: Name
     incarnation: Number
+    is_last: bool = False
+    """Whether all transfers of the request are through."""
 
 
 # Decode
@@ -453,10 +549,23 @@ class FirstToken(Message, frozen=True):
 
 
 class TokenBatch(Message, frozen=True):
-    """One decode step's tokens for one gateway."""
+    """One decode step's tokens for one gateway, or tokens that it has asked for again."""
 
-    name: Name
+    decode: Peer
     tokens: Annotated[tuple[Token, ...], Meta(min_length=1, max_length=4096)]
+
+
+class Resend(Message, frozen=True):
+    """A gateway misses tokens: those from `index` on again, please.
+
+    The answer is a `TokenBatch`, nothing when there is no such token yet, or `Failed` when the
+    instance does not know the attempt.
+    """
+
+    request: RequestId
+    attempt: Attempt
+    index: Count
+    reply: Peer
 
 
 class Admitted(Message, frozen=True):
@@ -477,9 +586,99 @@ class DecodeStats(Message, frozen=True):
     facts: DecodeFacts
 
 
+# Operators
+
+Query = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+"""Number of a question, chosen by who asks."""
+State = Literal["serving", "leaving"]
+
+
+class MemberStatus(Part, frozen=True):
+    """One member of the mesh, as the router sees it."""
+
+    name: Name
+    role: Role
+    node: Name
+    incarnation: Number
+    state: State
+    age: Seconds
+    """Seconds since it joined."""
+    silence: Seconds
+    """Seconds since its last heartbeat."""
+    delay: Seconds
+    """Seconds until a prefill instance has finished all that is planned on it."""
+    total: Count
+    """KV slots of a worker, backends of a broker, streams of a gateway."""
+    used: Count
+    active: Count
+    """Chunks planned, requests decoding, transfers under way, streams open."""
+
+
+class LedgerEntry(Part, frozen=True):
+    """What one attempt holds at one member."""
+
+    member: Name
+    role: Role
+    request: RequestId
+    attempt: Attempt
+    slots: Count
+    """KV slots, or backends at a broker."""
+    age: Seconds
+    """Seconds since it got the first of them."""
+    lease: Seconds
+    """Seconds until the member lets go of it, unless the router renews the lease."""
+    live: bool
+    """Whether the router knows of a client that waits for it."""
+
+
+class Ask(Message, frozen=True):
+    """A question to the router about the mesh."""
+
+    query: Query
+    reply: Endpoint
+    what: Literal["status", "ledger"]
+
+
+class Status(Message, frozen=True):
+    """The answer: members, load, policy."""
+
+    query: Query
+    epoch: Number
+    waiting: Count
+    requests: Count
+    policy: Text
+    members: Annotated[tuple[MemberStatus, ...], Meta(max_length=2048)]
+
+
+class Ledger(Message, frozen=True):
+    """The answer: every KV slot and backend that is not free, as of the last heartbeats."""
+
+    query: Query
+    entries: Annotated[tuple[LedgerEntry, ...], Meta(max_length=4096)]
+    num_entries: Count
+    """All there are, also those for which this message had no room."""
+
+
+class Drain(Message, frozen=True):
+    """An operator wants a member to hand over what it has and leave for good."""
+
+    query: Query
+    reply: Endpoint
+    name: Name
+
+
+class Draining(Message, frozen=True):
+    """The answer; with a reason when the member cannot be drained."""
+
+    query: Query
+    refusal: Text | None = None
+
+
 ControlMessage = (
     Hello
     | Welcome
+    | Leave
+    | Goodbye
     | Refused
     | Heartbeat
     | ClusterState
@@ -499,8 +698,14 @@ ControlMessage = (
     | Release
     | FirstToken
     | TokenBatch
+    | Resend
     | Admitted
     | DecodeStats
+    | Ask
+    | Status
+    | Ledger
+    | Drain
+    | Draining
 )
 
 
@@ -517,6 +722,15 @@ class RingReady(Message, frozen=True):
     request: RequestId
     attempt: Attempt
     chunk: Count
+    rank: Count
+    incarnation: Number
+
+
+class RingAbort(Message, frozen=True):
+    """A member leaves the group of an attempt for good; nobody is to wait for it."""
+
+    request: RequestId
+    attempt: Attempt
     rank: Count
     incarnation: Number
 
@@ -615,4 +829,4 @@ class KvAck(Message, frozen=True):
     generation: Number
 
 
-LinkMessage = RingReady | RingBlock | BalanceBlock | KvLayer | KvCommit | KvAck
+LinkMessage = RingReady | RingAbort | RingBlock | BalanceBlock | KvLayer | KvCommit | KvAck

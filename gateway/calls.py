@@ -173,6 +173,9 @@ class Calls:
             case _:
                 self._stray(message)
 
+    def fence(self) -> None:
+        """The router has given every open request up; it says so to each one."""
+
     def _token(self, token: Token) -> None:
         call = self._open.get(token.request)
         if call is None:

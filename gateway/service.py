@@ -26,7 +26,7 @@ class Gateway:
         self._readiness = Readiness()
         self._moving = False
         hello = Hello("gateway", process.peer, process.node, PROTOCOL, card)
-        self._membership = Membership(process, hello, self._facts)
+        self._membership = Membership(process, hello, self._facts, self._calls.fence)
         config = process.config.gateway
         generation = Generation(config, card, tokenizer, self._calls, self._readiness, figures)
         probes = app.Probes(card, self._is_moving, self._joined, process.metrics.render)

@@ -100,7 +100,7 @@ class Worker:
         Raises:
             ConfigError: the router refuses this worker.
         """
-        membership = Membership(self._process, self._hello(layout, link), self.facts)
+        membership = Membership(self._process, self._hello(layout, link), self.facts, self.fence)
         async with asyncio.TaskGroup() as group:
             group.create_task(membership.run())
             group.create_task(self.listen(membership))
@@ -166,6 +166,11 @@ class Worker:
         self._mesh.send(self._router, failed)
         self._leave()
 
+    def fence(self) -> None:
+        """Let go of everything: the router has given it to others."""
+        for held in self._slots.held():
+            self._scheduler.end(Owner(held.request, held.attempt))
+
     def facts(self) -> DecodeFacts:
         """What this instance knows of itself."""
         total, free = self._slots.totals()
@@ -207,7 +212,7 @@ class Worker:
         for request in requests:
             by_gateway[request.job.gateway].extend(request.take_tokens())
         for gateway, tokens in by_gateway.items():
-            batch = TokenBatch(name=self._process.peer.name, tokens=tuple(tokens))
+            batch = TokenBatch(decode=self._process.peer, tokens=tuple(tokens))
             self._mesh.send(gateway.inbox, batch)
 
     def _end(self, request: Request) -> None:

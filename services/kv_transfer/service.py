@@ -54,6 +54,10 @@ class Broker:
         managers = [manager for _, manager in self._managers.values()]
         return not any(manager.reserved or manager.waiting for manager in managers)
 
+    def fence(self) -> None:
+        """Forget every loan: the router has given them to another broker."""
+        self._managers.clear()
+
     def receive(self, message: ControlMessage) -> None:
         """Act on one message; whatever is not for a broker is ignored."""
         match message:
@@ -98,7 +102,7 @@ async def lend(process: Process, broker: Broker) -> None:
     """Serve with this broker."""
     card = read_card(process.config.model)
     hello = Hello("kv-transfer", process.peer, process.node, PROTOCOL, card)
-    membership = Membership(process, hello, broker.facts)
+    membership = Membership(process, hello, broker.facts, broker.fence)
     async with asyncio.TaskGroup() as group:
         group.create_task(membership.run())
         group.create_task(_receive(process, membership, broker))

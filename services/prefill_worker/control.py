@@ -26,7 +26,7 @@ async def control(
         balance=balance,
         total_slots=instance.facts().total_slots,
     )
-    membership = Membership(process, hello, instance.facts)
+    membership = Membership(process, hello, instance.facts, instance.fence)
     async with asyncio.TaskGroup() as group:
         group.create_task(membership.run())
         group.create_task(_receive(process, membership, instance))

@@ -65,6 +65,7 @@ class Instance:
         """What the heartbeat tells."""
         slots = self._hands.slots()
         return PrefillFacts(
+            epoch=self._turns.epoch,
             received_through=self._turns.received_through,
             finished_through=self._turns.finished_through,
             total_slots=slots.total,
@@ -84,6 +85,12 @@ class Instance:
             for owner in [owner for owner, live in self._live.items() if not live.is_computed]:
                 self._end(owner)
         return is_current
+
+    def fence(self) -> None:
+        """Let go of everything: the router has given it to others."""
+        for owner in tuple(self._live):
+            self._end(owner)
+        self._turns = Turns()
 
     def receive(self, message: ControlMessage, frames: Frames = ()) -> None:
         """Act on one message; whatever is not for a prefill instance is ignored."""

@@ -214,7 +214,6 @@ class SendManager:
         place = (run.request, run.attempt, run.index, run.rank)
         last = run.chunks[-1]
         prompt = last.history + last.length
-        reserve = prompt + min(run.ending.max_tokens, self._config.router.reserve_tokens)
         if layer < transfer.num_layers:
             message = KvLayer(
                 *place,
@@ -223,7 +222,7 @@ class SendManager:
                 generation=grant.generation,
                 intervals=transfer.intervals,
                 prompt_length=prompt,
-                reserve=reserve,
+                reserve=run.reserve,
                 reply=self._reply,
                 incarnation=self._peer.incarnation,
             )
@@ -236,7 +235,7 @@ class SendManager:
             num_layers=transfer.num_layers,
             num_tokens=num_tokens(transfer.intervals),
             prompt_length=prompt,
-            reserve=reserve,
+            reserve=run.reserve,
             broker=run.target.broker,
             reply=self._reply,
             incarnation=self._peer.incarnation,

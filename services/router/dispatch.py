@@ -45,7 +45,9 @@ class Dispatch:
         parcels = self._parcels.get(name, {})
         if turn not in parcels:
             return None
-        parcels[turn] = Parcel(Skip(self._epoch, turn), None, now)
+        old = parcels[turn].message
+        skip = Skip(_incarnation(old), self._epoch, turn)
+        parcels[turn] = Parcel(skip, None, now)
         return parcels[turn]
 
     def acknowledge(self, name: str, received_through: int) -> None:
@@ -60,3 +62,10 @@ class Dispatch:
             if now - parcel.sent >= self._resend:
                 parcel.sent = now
                 yield parcel
+
+
+def _incarnation(message: RunChunk | Skip) -> int:
+    """The life of the member that a turn is for."""
+    if isinstance(message, Skip):
+        return message.incarnation
+    return message.members[message.rank].incarnation

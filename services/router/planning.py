@@ -79,7 +79,8 @@ class Planning:
 
     def _decode_slots(self, request: Request) -> int:
         submit = request.submit
-        return decode_slots(submit.num_tokens, submit.ending.max_tokens, self._reserve)
+        reserve = submit.ending.max_tokens if submit.evicted else self._reserve
+        return decode_slots(submit.num_tokens, submit.ending.max_tokens, reserve)
 
     def _commit(self, request: Request, plan: Plan, decode: Registered, now: float) -> None:
         books, owner = self._books, request.owner
@@ -118,6 +119,7 @@ class Planning:
                 gateway=submit.reply,
                 router=self._peer.inbox,
                 num_emitted=submit.num_emitted,
+                reserve=self._decode_slots(request),
                 sampling=submit.sampling,
                 ending=submit.ending,
                 predicted=task.predicted,

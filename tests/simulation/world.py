@@ -236,7 +236,9 @@ class World:
         process = self._gateway
         card = read_card(process.config.model)
         hello = Hello("gateway", process.peer, process.node, PROTOCOL, card)
-        membership = Membership(process, hello, lambda: GatewayFacts(len(self.calls)))
+        membership = Membership(
+            process, hello, lambda: GatewayFacts(len(self.calls)), self.calls.fence
+        )
         async with asyncio.TaskGroup() as group:
             group.create_task(membership.run())
             while True:
