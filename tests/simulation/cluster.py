@@ -50,6 +50,7 @@ class Cluster:
     gateway: GatewayConfig = field(default_factory=GatewayConfig)
     router: RouterConfig = field(default_factory=RouterConfig)
     prefill: PrefillConfig = field(default_factory=PrefillConfig)
+    decode: DecodeConfig = field(default_factory=DecodeConfig)
     seed: int = 0
 
 
@@ -64,5 +65,5 @@ def configuration(path: Path, cluster: Cluster) -> Config:
         gateway=cluster.gateway,
         router=replace(cluster.router, latency=LATENCY),
         prefill=replace(cluster.prefill, kv_tokens=cluster.prefill_tokens),
-        decode=DecodeConfig(kv_tokens=cluster.decode_tokens, backends=cluster.backends),
+        decode=replace(cluster.decode, kv_tokens=cluster.decode_tokens, backends=cluster.backends),
     )

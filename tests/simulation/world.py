@@ -45,7 +45,7 @@ from tests.simulation.history import (
     Over,
     TappedLinks,
 )
-from tests.simulation.host import Host
+from tests.simulation.host import Host, Serve
 from tests.simulation.questions import Question
 
 SETTLE = 120.0
@@ -82,7 +82,16 @@ class World:
         self._rng = rng
         self._config = configuration(path, cluster)
         self._group: asyncio.TaskGroup | None = None
-        self.hosts: dict[str, Host] = {host.name: host for host in self._make_hosts()}
+        self.hosts: dict[str, Host] = {name: self._make_host(name) for name in self.names(cluster)}
+
+    @staticmethod
+    def names(cluster: Cluster) -> Iterator[str]:
+        """Names of all processes of a cluster."""
+        yield "router"
+        yield from (f"broker-{number}" for number in range(cluster.num_brokers))
+        yield from (f"gateway-{number}" for number in range(cluster.num_gateways))
+        yield from (f"prefill-{number}" for number in range(cluster.num_prefill))
+        yield from (f"decode-{number}" for number in range(cluster.num_decode))
 
     @property
     def router(self) -> Router:
@@ -124,12 +133,12 @@ class World:
         positions = range(start, start + question.max_tokens)
         return tuple(self.model.sample(sampling, position).id for position in positions)
 
-    async def ask(self, question: Question, gateway: str = "gateway-0") -> Answer:
+    async def ask(self, question: Question) -> Answer:
         """Send a request and wait for the whole answer, or for whatever ends it.
 
         The client's patience is the caller's: cancelled, it leaves.
         """
-        host, loop = self.hosts[gateway], asyncio.get_running_loop()
+        host, loop = self.hosts[question.gateway], asyncio.get_running_loop()
         answer = Answer()
         self.history.note(CLIENT, "took", Asked(question.name, self.expected(question)))
         outcome = CUT_OFF
@@ -200,19 +209,25 @@ class World:
         roles: tuple[Role, ...] = ("prefill-worker", "decode-worker", "kv-transfer", "gateway")
         return sum(member.facts is not None for role in roles for member in registry.of(role))
 
-    def _make_hosts(self) -> Iterator[Host]:
-        cluster, report = self.cluster, self.judge.violations.append
-        yield Host("router", "router", "node-0", _serve_router, report)
-        for number in range(cluster.num_brokers):
-            yield Host("kv-transfer", f"broker-{number}", "node-0", _serve_broker, report)
-        for number in range(cluster.num_gateways):
-            yield Host("gateway", f"gateway-{number}", "node-0", door, report)
-        for number in range(cluster.num_prefill):
-            node = f"node-{number * cluster.num_nodes // cluster.num_prefill}"
-            yield Host("prefill-worker", f"prefill-{number}", node, self._serve_prefill, report)
-        for number in range(cluster.num_decode):
-            node = f"node-{number}"
-            yield Host("decode-worker", f"decode-{number}", node, self._serve_decode, report)
+    def _make_host(self, name: str) -> Host:
+        kind, _, number = name.partition("-")
+        role, serve = self._roles[kind]
+        node = 0
+        if kind == "prefill":
+            node = int(number) * self.cluster.num_nodes // self.cluster.num_prefill
+        elif kind == "decode":
+            node = int(number)
+        return Host(role, name, f"node-{node}", serve, self.judge.violations.append)
+
+    @property
+    def _roles(self) -> dict[str, tuple[Role, Serve]]:
+        return {
+            "router": ("router", _serve_router),
+            "broker": ("kv-transfer", _serve_broker),
+            "gateway": ("gateway", door),
+            "prefill": ("prefill-worker", self._serve_prefill),
+            "decode": ("decode-worker", self._serve_decode),
+        }
 
     async def _serve_prefill(self, host: Host, process: Process) -> None:
         await prefill.serve(process, self.model, self.links)
