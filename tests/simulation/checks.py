@@ -107,11 +107,14 @@ class Lending:
         self._num_backends = num_backends
         self._wanted: dict[tuple[str, int], int] = {}  # in order of first handshake
         self._transfers: dict[tuple[str, int], int] = {}
+        self._over: set[tuple[str, int]] = set()
         self._waiting: set[Transfer] = set()
         self._released: set[Transfer] = set()
 
     def handshake(self, message: Handshake) -> None:
         owner = (message.request, message.attempt)
+        if owner in self._over:
+            return
         for older in [o for o in self._wanted if o[0] == owner[0] and o[1] < owner[1]]:
             self.over(older)
         wanted = min(message.num_senders, message.num_transfers, self._num_backends)
@@ -134,6 +137,7 @@ class Lending:
             self.over(owner)
 
     def over(self, owner: tuple[str, int]) -> None:
+        self._over.add(owner)
         self._wanted.pop(owner, None)
         for books in (self._waiting, self._released):
             books.difference_update([one for one in books if one[:2] == owner])
