@@ -15,8 +15,8 @@ from msgspec import structs
 
 from common.config import Config, load
 from common.errors import ConfigError
+from common.launch import launch
 from common.messages import Role
-from common.service import launch
 from compose import leash, preset
 from compose.launcher import RUN_DIRECTORY, Options, up
 from compose.model_cache import DEFAULT_MODEL, ModelCache, default_directory
