@@ -20,7 +20,7 @@ from common.config import VARIABLES, Config, load
 from common.errors import ConfigError
 from common.messages import Role
 from compose import preset
-from compose.child import Command
+from compose.child import Command, Turn
 from compose.console import Console
 from compose.local_mesh import LocalMesh
 from compose.model_cache import DEFAULT_MODEL, ModelCache, default_directory
@@ -30,6 +30,8 @@ LOOPBACK = "127.0.0.1"
 MODULE = "compose.cli"
 NICE = {"prefill-worker": 5}
 """Decode steps are short and waited for: prefill yields to them where cores are few."""
+TURNS: dict[Role, Turn] = {"gateway": Turn.FIRST, "router": Turn.LAST}
+"""Streams end first; the router is there for everybody's goodbye."""
 
 ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 """One worker is one thread; more of them fight for the same cores."""
@@ -116,7 +118,7 @@ def commands(options: Options, config: Config, directory: Path) -> Iterator[Comm
         argv = [sys.executable, "-P", "-m", MODULE, "service", role, "--config", str(file)]
         if role in NICE:
             argv += ["--nice", str(NICE[role])]
-        yield Command(name, tuple(argv), environment)
+        yield Command(name, tuple(argv), environment, TURNS.get(role, Turn.MIDDLE))
 
 
 def _members(options: Options) -> Iterator[tuple[Role, str]]:
