@@ -123,6 +123,11 @@ def _add_up(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--port", type=int, help="of the HTTP API, 0 for any (default: the preset's)"
     )
+    parser.add_argument(
+        "--control-port",
+        type=int,
+        help="of `tetris status` and the like (default: the preset's, or a free one)",
+    )
     parser.add_argument("--preset", default=defaults.preset,
                         help="name or TOML file (default: %(default)s)")  # fmt: skip
 
