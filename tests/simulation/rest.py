@@ -25,12 +25,12 @@ class Baseline:
             found.append(f"I5 endpoints {sorted(world.network.endpoints ^ inboxes)}")
         if len(world.links.endpoints) != self._num_links:
             found.append(f"I5 links {sorted(world.links.endpoints)}")
-        found += [f"I2 {len(host.part)} calls at {host.name}" for host in _busy(world)]
+        found += [f"I2 {len(host.part.calls)} calls at {host.name}" for host in _busy(world)]
         return found + _held(world)
 
 
 def _busy(world: World) -> list[Host]:
-    return [host for host in world.of("gateway") if host.is_up and len(host.part)]
+    return [host for host in world.of("gateway") if host.is_up and len(host.part.calls)]
 
 
 def _num_tasks(world: World) -> int:

@@ -30,8 +30,9 @@ from services.kv_transfer.service import Broker, lend
 from services.prefill_worker import emulated as prefill
 from services.router.router import Router
 from services.router.service import route
+from tests.simulation import client
 from tests.simulation.checks import Judge
-from tests.simulation.client import Answer, converse, door
+from tests.simulation.client import Answer
 from tests.simulation.cluster import A100, BANDWIDTH, LATENCY, Cluster, configuration
 from tests.simulation.cuts import Cuts
 from tests.simulation.history import (
@@ -145,7 +146,7 @@ class World:
         try:
             if host.is_up and host.part is not None:
                 over: asyncio.Future[None] = loop.create_future()
-                handler = host.spawn(converse(host.part, question, answer, self.history))
+                handler = host.spawn(host.part.converse(question, answer, self.history))
                 handler.add_done_callback(lambda _: over.done() or over.set_result(None))
                 try:
                     await over
@@ -206,6 +207,8 @@ class World:
         if not self.hosts["router"].is_up or self.hosts["router"].part is None:
             return 0
         registry = self.router.books.registry
+        if not all(host.is_up and host.part.readiness.known for host in self.of("gateway")):
+            return 0
         roles: tuple[Role, ...] = ("prefill-worker", "decode-worker", "kv-transfer", "gateway")
         return sum(member.facts is not None for role in roles for member in registry.of(role))
 
@@ -224,7 +227,7 @@ class World:
         return {
             "router": ("router", _serve_router),
             "broker": ("kv-transfer", _serve_broker),
-            "gateway": ("gateway", door),
+            "gateway": ("gateway", client.serve),
             "prefill": ("prefill-worker", self._serve_prefill),
             "decode": ("decode-worker", self._serve_decode),
         }
