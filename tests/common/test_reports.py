@@ -25,9 +25,9 @@ def test_every_report_has_its_own_time() -> None:
     owed.owe(A, "a")
     assert owed.due(0.0) == ["a"]
     owed.owe(B, "b")
-    assert owed.due(0.2) == ["b"]
+    assert owed.due(0.25) == ["b"]
     assert owed.due(0.5) == ["a"]
-    assert owed.due(0.7) == ["b"]
+    assert owed.due(0.75) == ["b"]
     assert owed.due(9.0) == ["a", "b"]
 
 
