@@ -59,10 +59,10 @@ class World:
         meshes = [Mesh(network.bind(at), config.mesh, Metrics(), clock) for at in ("router", "p")]
         self.router, self.mesh = meshes
         log = structlog.make_filtering_bound_logger(50)(None, [], {})
-        peer = Peer("prefill-0", 3, "p")
+        peer = Peer("m0", 1, "p")
         self.process = Process(config, self.mesh, clock, Metrics(), log, peer, "node-0")
         self.hands, self.notes = Idle(), []
-        sends = SendManager(peer, "kv", LAYOUT, config)
+        sends = SendManager("kv", LAYOUT, config)
         self.instance = Instance(self.process, sends, self.hands)
 
     async def note(self):
@@ -93,11 +93,11 @@ def test_it_says_what_it_is_and_beats_once_welcome(tmp_path):
     async def scenario(world):
         [hello] = world.of(Hello)
         assert (hello.role, hello.layout, hello.total_slots) == ("prefill-worker", LAYOUT, 64)
-        assert (hello.ring, hello.balance, hello.peer.incarnation) == ("ring", "balance", 3)
+        assert (hello.ring, hello.balance, hello.peer.incarnation) == ("ring", "balance", 1)
         assert world.of(Heartbeat) == []
-        world.router.send("p", Welcome(1, 3))
+        world.router.send("p", Welcome(1, 1))
         await asyncio.sleep(1.2)
-        assert [beat.facts for beat in world.of(Heartbeat)] == [PrefillFacts(0, 0, 64, 48)] * 3
+        assert [beat.facts for beat in world.of(Heartbeat)] == [PrefillFacts(1, 0, 0, 64, 48)] * 3
 
     play(tmp_path, scenario)
 
@@ -118,9 +118,9 @@ def test_a_welcome_of_a_new_router_voids_what_has_not_run(tmp_path):
     async def scenario(world):
         waiting = run_chunk(plan((8, 1)), 0, 0, turn=2, router="router")
         world.router.send("p", waiting, bytes(32))
-        world.router.send("p", Welcome(2, 3))
+        world.router.send("p", Welcome(2, 1))
         await asyncio.sleep(1.0)
-        assert world.of(Released) == [Released("prefill-0", 3, "r", 1)]
+        assert world.of(Released) == [Released("m0", 1, "r", 1)]
         assert world.hands.started == []
         world.router.send("p", EndOfRequest("r", 1, 0, "abort"))
         await asyncio.sleep(1.0)

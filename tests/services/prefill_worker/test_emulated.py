@@ -19,7 +19,7 @@ from common.pages import Owner, Span, num_slots
 from common.service import Process
 from services.prefill_worker.emulated import EmulatedHands
 from services.prefill_worker.hands import ChunkResult, Work
-from services.prefill_worker.send_manager import Parcel
+from services.prefill_worker.transfer import Parcel
 from tests.services.decode_worker.transfers import layer
 from tests.services.prefill_worker.plans import members_at, plan, run_chunk
 from tests.simulation.virtual_loop import run

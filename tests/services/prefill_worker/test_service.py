@@ -171,6 +171,7 @@ class Driver:
                     gateway=self.peer,
                     router=self.peer.inbox,
                     num_emitted=0,
+                    reserve=len(ids) + ending.max_tokens,
                     sampling=Sampling(temperature=0.0),
                     ending=ending,
                     predicted=0.0,
