@@ -50,7 +50,7 @@ class Voice:
             self._reports.settle(Owner(message.request, message.attempt))
 
     def repeat(self) -> None:
-        """Say again what the router has not answered."""
+        """Say what is due of all that the router has not answered."""
         for router, message in self._reports.due(self._process.clock.now()):
             self._process.mesh.send(router, message)
 
@@ -123,6 +123,7 @@ class Voice:
     def _owe(self, run: RunChunk, report: Failed | EndOfRequest) -> None:
         if me(run).incarnation > self._past:
             self._reports.owe(owner_of(run), (run.router, report))
+            self.repeat()
 
     def _tell_others(self, run: RunChunk, end: EndOfRequest, broker: Endpoint) -> None:
         """Everybody but the router, who is told more, lets go of what they hold."""
