@@ -247,10 +247,7 @@ class Handover:
         self.caches = [KvCache(layout, 64) for _ in range(2)]
         self.senders = [KvSender(cache, BIND) for cache in self.caches]
         peers = [Peer(f"p{rank}", 1, f"tcp://p:{rank}") for rank in range(2)]
-        self.sends = [
-            SendManager(peer, sender.endpoint, layout, self.config)
-            for peer, sender in zip(peers, self.senders, strict=True)
-        ]
+        self.sends = [SendManager(sender.endpoint, layout, self.config) for sender in self.senders]
         self.inboxes = {peer.inbox: rank for rank, peer in enumerate(peers)}
         self.commits: list[KvCommit] = []
         self.num_through = 0
