@@ -4,6 +4,7 @@ import random
 import zlib
 from array import array
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from types import SimpleNamespace
 
 import structlog
@@ -29,9 +30,8 @@ from gateway.call import Call
 from gateway.calls import Calls
 from gateway.figures import Figures
 from gateway.streams import Stream
+from tests.gateway.bench import DECODE
 
-ROUTER = Config(model=ModelConfig(path="unused", name="tiny")).mesh.router
-DECODE = Peer("decode-0", 1, "memory:decode")
 EOS = 1
 
 
@@ -66,6 +66,7 @@ class Desk:
         self.ids: list[int] = []
         """Of the last Submit."""
         self.time = Time()
+        self._contexts: list[AbstractContextManager[Call]] = []
         log = structlog.wrap_logger(structlog.ReturnLogger())
         mesh = SimpleNamespace(send=self._send)
         peer = Peer("gateway-0", 7, "memory:gateway")
@@ -74,14 +75,15 @@ class Desk:
         self.calls = Calls(self.process, Figures(self.metrics, "tiny"))
 
     def open(self, stream: Stream | None = None, name: str = "r") -> Call:
-        """A call that nobody closes, but `close`."""
+        """A call that stays open until `close`."""
         if stream is None:
             stream = Stream([7, 8, 9], Sampling(seed=3), Ending(20), (), Letters())
-        self.context = self.calls.open(name, stream, None, self.time.at)
-        return self.context.__enter__()
+        self._contexts.append(self.calls.open(name, stream, None, self.time.at))
+        return self._contexts[-1].__enter__()
 
     def close(self) -> None:
-        self.context.__exit__(None, None, None)
+        """Close what was opened last."""
+        self._contexts.pop().__exit__(None, None, None)
 
     def take(self) -> list[ControlMessage]:
         """What was sent since the last time."""

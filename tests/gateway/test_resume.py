@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from common.messages import (
     Ending,
@@ -27,6 +28,8 @@ from gateway.tokenizer import Tokenizer
 from tests.gateway.desk import DECODE, Desk, accepted, answer
 
 PROMPT = [5, 9, 11]
+DIVERGED = 2
+"""An id that no attempt draws."""
 DEATHS = ("failed", "evicted", "ended", "lost", "stall", "fence", "rejected")
 BODIES = st.fixed_dictionaries(
     {
@@ -139,7 +142,8 @@ def play(desk: Desk, call: Call, written: Written, words: Sequence[int], draw) -
             feed(desk, token, is_first=rng.random() < 0.2)
             if rng.random() < 0.5:
                 written.read(call)
-        old += tokens
+        # Were one of them taken later on, it would show.
+        old += [structs.replace(token, id=DIVERGED, finish=None) for token in tokens]
         if call.is_over:
             return
         die(desk, call, how)
