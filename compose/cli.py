@@ -17,7 +17,7 @@ from common.config import Config, load
 from common.errors import ConfigError
 from common.launch import launch
 from common.messages import Role
-from compose import leash, preset
+from compose import leash, operations, preset
 from compose.launcher import RUN_DIRECTORY, Options, up
 from compose.model_cache import DEFAULT_MODEL, ModelCache, default_directory
 
@@ -59,6 +59,8 @@ def _run(options: argparse.Namespace) -> int:
             return up(Options(**wanted))
         case "service":
             return _service(options.role, options.config, options.nice)
+        case command if command in operations.COMMANDS:
+            return operations.run(options)
         case _:
             _unwind_on_sigterm()
             sys.stdout.write(f"{_models().resolve(options.model)}\n")
@@ -106,6 +108,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=_version())
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_up(commands.add_parser("up", help="run a mesh on this machine"))
+    operations.add_status(commands.add_parser("status", help="members and load of a running mesh"))
+    operations.add_ledger(commands.add_parser("ledger", help="who holds which KV and backends"))
+    operations.add_drain(commands.add_parser("drain", help="have a member hand over and leave"))
     commands.add_parser("bench", help="measure a running mesh", add_help=False)
     _add_service(commands.add_parser("service", help="run one service in the foreground"))
     _add_model(commands.add_parser("model", help="prepare models"))
