@@ -71,11 +71,11 @@ def _bench(argv: Sequence[str]) -> int:
     return int(importlib.import_module("loadgen.bench").main(argv))
 
 
-def _service(role: Role, config: str, nice: int) -> int:
+def _service(role: Role, config: str, nice: int) -> NoReturn:
     if RUN_DIRECTORY in os.environ:
         leash.hold(Path(os.environ[RUN_DIRECTORY]))
     os.nice(nice)
-    return _start(role, _resolved(role, load(preset.find(config))))
+    _start(role, _resolved(role, load(preset.find(config))))
 
 
 def _resolved(role: Role, config: Config) -> Config:
@@ -85,8 +85,13 @@ def _resolved(role: Role, config: Config) -> Config:
     return structs.replace(config, model=structs.replace(config.model, path=path))
 
 
-def _start(role: Role, config: Config) -> int:
-    return launch(role, importlib.import_module(MODULES[role]).serve, config)
+def _start(role: Role, config: Config) -> NoReturn:
+    status = launch(role, importlib.import_module(MODULES[role]).serve, config)
+    # Everything is handed over and closed. To take torch apart as well would only keep the
+    # launcher, and whoever waits for this process's next life, waiting.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _models() -> ModelCache:
