@@ -4,6 +4,7 @@ Each check is fed the events in their order, while they happen or afterwards, an
 wrong; `end` says what is missing when everything is at rest.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple, Protocol
@@ -17,6 +18,7 @@ from common.messages import (
     DecodeStats,
     EndOfRequest,
     FirstToken,
+    Goodbye,
     Grant,
     Handshake,
     Heartbeat,
@@ -27,6 +29,7 @@ from common.messages import (
     Release,
     RunChunk,
     TokenBatch,
+    Welcome,
 )
 from tests.simulation.history import ANSWERED, Asked, Event, Given, Over
 
@@ -172,29 +175,53 @@ class Lending:
 
 
 class Loans:
-    """I4: no backend is lent twice at a time, none to a later request that should wait."""
+    """I4: no backend is lent twice at a time, none to a later request that should wait.
 
-    def __init__(self) -> None:
+    Args:
+        lease: seconds after which a broker that hears no router may let go of everything. Whether
+            it did is unknown until it says that it holds nothing.
+    """
+
+    def __init__(self, lease: float = math.inf) -> None:
+        self._lease = lease
+        self._heard: dict[str, float] = {}
+        self._lives: dict[str, int] = {}
+        self._unsure: set[str] = set()
         self._lendings: dict[str, dict[str, tuple[int, Lending]]] = {}
         self._ended: defaultdict[str, set[tuple[str, int]]] = defaultdict(set)
 
     def take(self, event: Event) -> Iterator[str]:
-        lendings = self._lendings.setdefault(event.where, {})
+        where, lendings = event.where, self._lendings.setdefault(event.where, {})
+        if event.time - self._heard.get(where, event.time) > self._lease:
+            self._unsure.add(where)
         match event.way, event.message:
-            case "took", Handshake():
-                self._handshake(event.where, lendings, event.message)
-            case "took", Release() as release:
-                life, lending = lendings.get(release.target, (0, None))
-                if lending is not None and life == release.incarnation:
-                    lending.release(release)
-            case "took", EndOfRequest() | Cancel() as end:
-                self._ended[event.where].add((end.request, end.attempt))
-                for _, lending in lendings.values():
-                    lending.over((end.request, end.attempt))
-            case "took", Refused(reason=reason) if reason == LOST_MEMBER:
-                lendings.clear()
-            case "sent", Grant() as grant:
+            case "took", Welcome() | Refused() | Goodbye():
+                self._heard[where] = event.time
+                refused = getattr(event.message, "reason", "") == LOST_MEMBER
+                if refused and event.message.incarnation == self._lives.get(where, 1):
+                    lendings.clear()
+            case "sent", Heartbeat(incarnation=life, facts=BrokerFacts() as facts):
+                self._lives[where] = life
+                if where in self._unsure and not facts.held and not facts.waiting:
+                    lendings.clear()
+                    self._unsure.discard(where)
+            case "took", _:
+                self._note(where, lendings, event.message)
+            case "sent", Grant() as grant if where not in self._unsure:
                 yield from self._grant(lendings, grant)
+
+    def _note(self, where: str, lendings: dict[str, tuple[int, Lending]], message: object) -> None:
+        match message:
+            case Handshake():
+                self._handshake(where, lendings, message)
+            case Release():
+                life, lending = lendings.get(message.target, (0, None))
+                if lending is not None and life == message.incarnation:
+                    lending.release(message)
+            case EndOfRequest() | Cancel():
+                self._ended[where].add((message.request, message.attempt))
+                for _, lending in lendings.values():
+                    lending.over((message.request, message.attempt))
 
     def end(self) -> Iterator[str]:
         yield from ()
@@ -347,12 +374,12 @@ class Slots:
 class Judge:
     """All checks together."""
 
-    def __init__(self) -> None:
+    def __init__(self, lease: float = math.inf) -> None:
         self.violations: list[str] = []
         self.num_events = 0
         self._checks: tuple[Check, ...] = (
             Tokens(),
-            Loans(),
+            Loans(lease),
             Landing(),
             Once(),
             Plans(),

@@ -40,13 +40,13 @@ def summary(results: Iterable[Result]) -> str:
     """The figures of all runs."""
     results = list(results)
     outcomes = sum((result.outcomes for result in results), Counter[str]())
-    virtual, wall = sum(one.virtual for one in results), sum(one.wall for one in results)
+    virtual, cpu = sum(one.virtual for one in results), sum(one.cpu for one in results)
     failed = [result.seed for result in results if result.violations]
     return (
         f"{len(results)} seeds, {virtual / 3600:.2f} virtual hours, "
         f"{sum(one.num_events for one in results)} events checked, "
         f"{sum(len(one.violations) for one in results)} violations in {len(failed)} seeds, "
-        f"{virtual / wall:.0f} times real time\n"
+        f"{cpu:.0f} s of CPU, {virtual / cpu:.0f} times real time\n"
         f"requests: {', '.join(f'{count} {name}' for name, count in outcomes.most_common())}; "
         f"{sum(one.num_attempts for one in results)} attempts failed\n"
         f"last trace {results[-1].trace}\n"

@@ -61,7 +61,7 @@ class World:
         self.cluster = cluster
         self.cuts = Cuts()
         self.history = History()
-        self.judge = Judge()
+        self.judge = Judge(cluster.mesh.lease)
         self.history.listeners += [self.judge.take, self._note]
         network_rng = random.Random(rng.random())
         self.network = MemoryNetwork(
