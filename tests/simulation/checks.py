@@ -101,77 +101,89 @@ class Transfer(NamedTuple):
     rank: int
 
 
+Owner = tuple[str, int]
+
+
 class Lending:
     """What one life of a broker must know of one decode instance: who wants and who has what."""
 
     def __init__(self, num_backends: int) -> None:
-        self.lent: dict[Transfer, tuple[int, int]] = {}
-        self.newest: dict[int, int] = {}
         self._num_backends = num_backends
-        self._wanted: dict[tuple[str, int], int] = {}  # in order of first handshake
-        self._transfers: dict[tuple[str, int], int] = {}
-        self._over: set[tuple[str, int]] = set()
+        self._newest: dict[int, int] = {}
+        self._lent: dict[Transfer, tuple[int, int]] = {}
+        self._kept: dict[Owner, set[int]] = {}
+        """Backends of each request, from the first loan to its end, in order of handshake."""
+        self._wanted: dict[Owner, tuple[int, int]] = {}
+        """How many each can use, and how many transfers it has."""
+        self._announced: dict[Transfer, tuple[int, int]] = {}
         self._waiting: set[Transfer] = set()
-        self._released: set[Transfer] = set()
+        self._through: set[Transfer] = set()
+        self._over: set[Owner] = set()
+
+    def wants(self, owner: Owner) -> bool:
+        """Whether the request has shaken hands and is not over."""
+        return owner in self._kept
 
     def handshake(self, message: Handshake) -> None:
         owner = (message.request, message.attempt)
-        if owner in self._over:
-            return
-        for older in [o for o in self._wanted if o[0] == owner[0] and o[1] < owner[1]]:
-            self.over(older)
-        wanted = min(message.num_senders, message.num_transfers, self._num_backends)
-        self._wanted.setdefault(owner, wanted)
-        self._transfers.setdefault(owner, message.num_transfers)
         transfer = Transfer(*owner, message.chunk, message.rank)
-        if message.held is not None and transfer not in self._released:
-            self.lent.setdefault(transfer, (message.held.backend, message.held.generation))
-            self._waiting.discard(transfer)
-        elif transfer not in self.lent and transfer not in self._released:
+        if owner in self._over or transfer in self._through:
+            return
+        if owner not in self._kept:
+            for older in [o for o in self._kept if o[0] == owner[0] and o[1] < owner[1]]:
+                self.over(older)
+            wanted = min(message.num_senders, message.num_transfers, self._num_backends)
+            self._kept[owner], self._wanted[owner] = set(), (wanted, message.num_transfers)
+        if message.held is not None:
+            self._announced[transfer] = (message.held.backend, message.held.generation)
+        if transfer not in self._lent:
             self._waiting.add(transfer)
 
     def release(self, message: Release) -> None:
         owner = (message.request, message.attempt)
         transfer = Transfer(*owner, message.chunk, message.rank)
-        if self.lent.pop(transfer, None) is not None:
-            self._released.add(transfer)
-        through = sum(one[:2] == owner for one in self._released)
-        if message.is_last or through == self._transfers.get(owner):
+        self._through.add(transfer)
+        self._lent.pop(transfer, None)
+        self._waiting.discard(transfer)
+        through = sum(one[:2] == owner for one in self._through)
+        if message.is_last or through == self._wanted.get(owner, (0, 0))[1]:
             self.over(owner)
 
-    def over(self, owner: tuple[str, int]) -> None:
+    def over(self, owner: Owner) -> None:
         self._over.add(owner)
-        self._wanted.pop(owner, None)
-        for books in (self._waiting, self._released):
-            books.difference_update([one for one in books if one[:2] == owner])
-        for transfer in [one for one in self.lent if one[:2] == owner]:
-            del self.lent[transfer]
+        self._kept.pop(owner, None)
+        self._waiting -= {one for one in self._waiting if one[:2] == owner}
+        for transfer in [one for one in self._lent if one[:2] == owner]:
+            del self._lent[transfer]
 
     def grant(self, grant: Grant) -> Iterator[str]:
         transfer = Transfer(grant.request, grant.attempt, grant.chunk, grant.rank)
-        loan = (grant.backend, grant.generation)
-        if self.lent.get(transfer) == loan:
+        loan, owner = (grant.backend, grant.generation), transfer[:2]
+        if self._lent.get(transfer) == loan:
             return
-        if transfer in self.lent:
-            yield f"I4 {transfer} has {self.lent[transfer]} and is lent {loan}"
-        elif transfer not in self._waiting:
-            yield f"I4 {transfer} is lent a backend and did not ask for it"
-        if grant.backend in [backend for backend, _ in self.lent.values()]:
+        if transfer not in self._waiting:
+            yield f"I4 {transfer} is lent {loan} and has {self._lent.get(transfer)}"
+        taken = [backend for backend, _ in self._lent.values()]
+        if grant.backend in taken or any(
+            grant.backend in kept for other, kept in self._kept.items() if other != owner
+        ):
             yield f"I4 backend {grant.backend} is lent twice, now to {transfer}"
-        if grant.generation <= self.newest.get(grant.backend, 0):
+        if grant.generation <= self._newest.get(grant.backend, 0):
             yield f"I7 generation {grant.generation} of backend {grant.backend} is not new"
-        yield from self._overtaken(transfer)
+        if self._announced.get(transfer) != loan and grant.backend not in self._kept[owner]:
+            yield from self._overtaken(owner)
         self._waiting.discard(transfer)
-        self.lent[transfer] = loan
-        self.newest[grant.backend] = grant.generation
+        self._lent[transfer] = loan
+        self._kept[owner].add(grant.backend)
+        self._newest[grant.backend] = grant.generation
 
-    def _overtaken(self, transfer: Transfer) -> Iterator[str]:
-        for owner, wanted in self._wanted.items():
-            if owner == transfer[:2]:
+    def _overtaken(self, owner: Owner) -> Iterator[str]:
+        for other, kept in self._kept.items():
+            if other == owner:
                 return
-            has = sum(one[:2] == owner for one in self.lent)
-            if has < wanted and any(one[:2] == owner for one in self._waiting):
-                yield f"I4 {transfer} overtakes {owner}"
+            is_waiting = any(one[:2] == other for one in self._waiting)
+            if is_waiting and len(kept) < self._wanted[other][0]:
+                yield f"I4 {owner} overtakes {other}"
 
 
 class Loans:
@@ -188,7 +200,7 @@ class Loans:
         self._lives: dict[str, int] = {}
         self._unsure: set[str] = set()
         self._lendings: dict[str, dict[str, tuple[int, Lending]]] = {}
-        self._ended: defaultdict[str, set[tuple[str, int]]] = defaultdict(set)
+        self._ended: defaultdict[str, set[Owner]] = defaultdict(set)
 
     def take(self, event: Event) -> Iterator[str]:
         where, lendings = event.where, self._lendings.setdefault(event.where, {})
@@ -200,6 +212,8 @@ class Loans:
                 refused = getattr(event.message, "reason", "") == LOST_MEMBER
                 if refused and event.message.incarnation == self._lives.get(where, 1):
                     lendings.clear()
+            case "sent", Hello(peer=peer):
+                self._lives[where] = peer.incarnation
             case "sent", Heartbeat(incarnation=life, facts=BrokerFacts() as facts):
                 self._lives[where] = life
                 if where in self._unsure and not facts.held and not facts.waiting:
@@ -240,7 +254,7 @@ class Loans:
 
     def _grant(self, lendings: dict[str, tuple[int, Lending]], grant: Grant) -> Iterator[str]:
         owner = (grant.request, grant.attempt)
-        mine = [one for _, one in lendings.values() if owner in one._wanted]
+        mine = [one for _, one in lendings.values() if one.wants(owner)]
         if len(mine) != 1:
             yield f"I4 {owner} is lent a backend and wants none"
         for lending in mine:
@@ -398,9 +412,9 @@ class Judge:
             self.violations += [f"at the end: {what}" for what in check.end()]
 
 
-def judge(events: Iterable[Event]) -> list[str]:
+def judge(events: Iterable[Event], lease: float = math.inf) -> list[str]:
     """All that is wrong with a recorded history."""
-    judge_ = Judge()
+    judge_ = Judge(lease)
     for event in events:
         judge_.take(event)
     judge_.end()

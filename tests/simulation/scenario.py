@@ -111,6 +111,8 @@ async def _rest(world: World, baseline: Baseline) -> None:
         violations.append("not all processes have joined again")
         return
     violations += [f"at rest: {what}" for what in await world.settled()]
+    # Until everybody has said so.
+    await LoopClock().sleep(3 * world.cluster.mesh.heartbeat)
     violations += [f"at rest: {what}" for what in baseline.disturbed(world)]
 
 

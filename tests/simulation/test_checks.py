@@ -5,6 +5,7 @@ from msgspec.structs import replace
 
 from common.messages import (
     LOST_MEMBER,
+    BrokerFacts,
     Cancel,
     Chunk,
     ChunkDone,
@@ -30,6 +31,7 @@ from common.messages import (
     Target,
     Token,
     TokenBatch,
+    Welcome,
 )
 from tests.simulation.checks import judge
 from tests.simulation.history import ANSWERED, CLIENT, LEFT, Asked, Event, Given, Over
@@ -45,6 +47,10 @@ def took(message: object, where: str = BROKER) -> Event:
 
 def sent(message: object, where: str = BROKER, to: str = SENDER) -> Event:
     return Event(0.0, where, "sent", message, to)  # type: ignore[arg-type]
+
+
+def replace_time(event: Event, time: float) -> Event:
+    return Event(time, event.where, event.way, event.message, event.to)
 
 
 def handshake(request: str, rank: int = 0, *, attempt: int = 1, size: int = 2) -> Handshake:
@@ -173,9 +179,27 @@ def test_a_generation_that_was_there_before_is_found():
 def test_a_fenced_broker_begins_anew_and_takes_over_what_it_is_told():
     fenced = [*TWO, took(Refused(1, LOST_MEMBER))]
     assert judge([*fenced, took(handshake("b")), sent(grant("b", 0, 0, 9))]) == []
-    told = [*fenced, took(replace(handshake("a"), held=Loan(0, 1))), took(handshake("b"))]
-    assert codes([*told, sent(grant("b", 0, 0, 9))]) == {"I4"}
-    assert judge([*told, sent(grant("b", 0, 1, 9))]) == []
+    told = [*fenced, took(handshake("b")), took(replace(handshake("a"), held=Loan(0, 1)))]
+    adopted = [*told, sent(grant("a", 0, 0, 1))]
+    assert codes([*adopted, sent(grant("b", 0, 0, 9))]) == {"I4"}
+    assert judge([*adopted, sent(grant("b", 0, 1, 9))]) == []
+    assert codes([*told, sent(grant("a", 0, 0, 2))]) == {"I4"}
+
+
+def test_an_announced_loan_may_be_replaced_by_a_newer_one():
+    told = [took(replace(handshake("a"), held=Loan(0, 1))), sent(grant("a", 0, 1, 2))]
+    assert judge(told) == []
+    assert judge([*told, took(release("a", 1)), took(handshake("a", 1))]) == []
+
+
+def test_a_broker_without_a_router_may_let_go():
+    welcome = replace_time(took(Welcome(1, 1)), 0.0)
+    late = [*TWO, took(handshake("b"))]
+    empty = Heartbeat("kv-transfer", "broker", 1, BrokerFacts(2, 0, 0))
+    again = [sent(empty, BROKER), took(handshake("c")), sent(grant("c", 0, 0, 9))]
+    events = [welcome, *late, *(replace_time(event, 20.0) for event in again)]
+    assert judge(events, lease=10.0) == []
+    assert judge(events, lease=30.0) != []
 
 
 # Landing
