@@ -106,6 +106,8 @@ class HandoverMachine(RuleBasedStateMachine):
         assert len(set(backends)) == len(backends)
         assert self.manager.lent == len(backends)
         assert self.manager.lent <= self.manager.reserved <= len(self.issued)
+        for held in self.manager.held(self.now):
+            assert held.slots <= min(max(SIZES[held.request]), len(self.issued))
         assert self.manager.waiting == len(self.asking() - set(self.under_way))
 
     @invariant()

@@ -174,6 +174,21 @@ def test_a_loan_that_is_anothers_unknown_or_stale_gets_a_new_one_in_its_turn(
     assert granted.grant.generation > 100
 
 
+def test_a_loan_older_than_one_that_came_back_is_not_taken_over() -> None:
+    manager = ReceiveManager(1, generation=100)
+    manager.handshake(shake("x"), NOW)
+    manager.release(release("x"))
+    [granted] = manager.handshake(announced(0, 99), NOW)
+    assert granted.grant.generation == 102
+
+
+def test_a_request_takes_no_more_over_than_it_can_use() -> None:
+    manager = ReceiveManager(2, lends_from=9.0)
+    for rank, held in enumerate((Loan(0, 5), Loan(1, 5))):
+        manager.handshake(shake("a", rank=rank, transfers=2, held=held), 0.0)
+    assert (manager.lent, manager.reserved, manager.waiting) == (1, 1, 1)
+
+
 def test_the_last_release_frees_a_request_whatever_was_counted() -> None:
     manager = ReceiveManager(1)
     manager.handshake(announced(0, 5), NOW)
