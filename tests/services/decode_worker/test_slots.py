@@ -116,4 +116,4 @@ def test_nothing_is_left_after_everything_ended(slots):
 
 
 TestSlotsInAnyOrder = SlotsMachine.TestCase
-TestSlotsInAnyOrder.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)
+TestSlotsInAnyOrder.settings = settings(max_examples=80, stateful_step_count=50, deadline=None)

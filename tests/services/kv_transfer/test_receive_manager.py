@@ -238,4 +238,4 @@ def test_every_order_of_first_handshakes_is_the_order_of_the_grants() -> None:
 
 
 TestHandovers = HandoverMachine.TestCase
-TestHandovers.settings = settings(max_examples=200, stateful_step_count=60, deadline=None)
+TestHandovers.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)
