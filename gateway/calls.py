@@ -148,7 +148,7 @@ class Calls:
 
     def _find(self, message: Answer | Token) -> Call | None:
         call = self._open.get(message.request)
-        if call is None or call.is_over:
+        if call is None or call.is_over or call.stream.attempt != message.attempt:
             self._stray(message)
             return None
         return call

@@ -71,7 +71,7 @@ class Stream:
 
     def take(self, token: Token) -> bool:
         """Take a token in; False if it is of another attempt, known already or out of bounds."""
-        if self.ended or token.index in self._ahead:
+        if self.ended or token.attempt != self.attempt or token.index in self._ahead:
             return False
         if not len(self.emitted) <= token.index < self._ending.max_tokens:
             return False
