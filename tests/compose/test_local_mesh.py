@@ -5,6 +5,7 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -135,6 +136,24 @@ def test_a_child_that_ignores_the_request_to_stop_is_killed() -> None:
     status, log = run({"router": OBEDIENT, "deaf": DEAF}, needed=2, waits=waits)
     assert status == 0
     assert "still there after 0 s: deaf" in log
+
+
+def test_a_second_signal_ends_everything_at_once() -> None:
+    log = StoppingLog("stopping; once more to end at once")
+
+    def stop(_: float) -> str:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return "ready"
+
+    async def main() -> int:
+        commands = [command("deaf", DEAF), command("other", DEAF)]
+        waits = Waits(start=20.0, stop=60.0, poll=0.01, repeat=60.0)
+        return await LocalMesh(commands, Console(log), CountedProbe(log, 2), stop, waits).run()
+
+    before = time.monotonic()
+    assert asyncio.run(main()) == 0
+    assert time.monotonic() - before < 30
+    assert "ending at once" in log.getvalue().splitlines()[-1]
 
 
 def test_a_start_that_takes_too_long_ends() -> None:
