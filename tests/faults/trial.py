@@ -1,0 +1,138 @@
+"""One try of one row: what it starts, breaks and finds, with everything that it measures."""
+
+import random
+from dataclasses import dataclass, field, replace
+from signal import Signals
+
+from tests.faults.arena import HIT, Arena, Event, prompt
+from tests.faults.stream import NONE, Difference, Request, Stream, compare, now
+
+REBORN = 120.0
+"""Seconds for the launcher to have started a process again."""
+
+
+@dataclass
+class Running:
+    """A request that the router has planned."""
+
+    stream: Stream
+    planned: Event
+    mark: int
+    """Its place in the log."""
+
+    @property
+    def name(self) -> str:
+        """Its name in the mesh."""
+        return str(self.planned["request"])
+
+    @property
+    def members(self) -> list[str]:
+        """Prefill members of its first plan."""
+        return str(self.planned["members"]).split()
+
+    @property
+    def decode(self) -> str:
+        """Decode instance of its first plan."""
+        return str(self.planned["decode"])
+
+
+@dataclass
+class Trial:
+    """What rows work with.
+
+    Args:
+        rng: chooses the victim and the moment.
+        seed: of the sampling; None is greedy.
+    """
+
+    arena: Arena
+    rng: random.Random
+    seed: int | None = None
+    recoveries: list[float] = field(default_factory=list)
+    """Seconds."""
+    difference: Difference = NONE
+    notes: list[str] = field(default_factory=list)
+    _armed: list[str] = field(default_factory=list)
+
+    def request(
+        self, num_tokens: int = 200, max_tokens: int = 16, plan: str | None = None
+    ) -> Request:
+        """One of the arena's few requests, whose undisturbed answers are kept."""
+        index = self.rng.randrange(3)
+        return Request(prompt(index, num_tokens), max_tokens, self.seed, plan)
+
+    def send(self, request: Request) -> Stream:
+        """Start a request whose undisturbed answer is known."""
+        self.arena.reference(request)
+        return Stream(self.arena.mesh.url, request)
+
+    def start(self, request: Request) -> Running:
+        """Start a request and wait for its plan."""
+        self.arena.reference(request)
+        mark = self.arena.mark()
+        stream = Stream(self.arena.mesh.url, request)
+        return Running(stream, self.arena.await_event(mark, "planned", attempt=1), mark)
+
+    def arm(self, name: str, place: str, action: str, count: int = 1) -> None:
+        """Have a member act when it comes to a place for the n-th time from now."""
+        self._armed.append(name)
+        self.arena.mesh.arm(name, f"{place}={action}:{count}")
+        self.notes.append(f"{name} {place}={action}:{count}")
+
+    def disarm(self) -> None:
+        """Nothing acts any more."""
+        while self._armed:
+            name = self._armed.pop()
+            if name in self.arena.mesh.pids():
+                self.arena.mesh.arm(name, "")
+
+    def await_hit(self, mark: int, name: str, place: str, limit: float = HIT) -> float:
+        """The moment at which a member came to an armed place."""
+        self.arena.await_event(mark, "failpoint", limit, name=name, point=place)
+        return now()
+
+    def signal(self, name: str, number: Signals) -> float:
+        """Send a signal; the moment of it."""
+        self.notes.append(f"{number.name} to {name}")
+        return self.arena.signal(name, number)
+
+    def finish(self, stream: Stream) -> None:
+        """The stream ends, and equals the undisturbed one."""
+        answer, expected = stream.join(), self.arena.reference(stream.request)
+        assert not answer.wrong, f"the stream failed: {answer.wrong}"
+        found = compare(expected.tokens, answer.tokens)
+        self.difference += found
+        assert not found, f"tokens: {found}"
+        assert answer.text == expected.text
+        assert answer.finishes == expected.finishes
+        assert answer.usage == expected.usage, (answer.usage, expected.usage)
+
+    def recovered(self, stream: Stream, since: float) -> None:
+        """Note how long the stream's next token took."""
+        seconds = stream.first_after(since)
+        if seconds is not None:
+            self.recoveries.append(seconds)
+
+    def answered(self, since: float) -> None:
+        """Note when the next request has been answered, which equals its reference."""
+        stream = self.send(replace(self.request(40, 4), plan="1"))
+        self.finish(stream)
+        self.recoveries.append(stream.ended - since)
+
+    def attempts(self, running: Running) -> int:
+        """Attempts of a request that were planned so far."""
+        events = self.arena.since(running.mark, "planned", request=running.name)
+        return max((int(event["attempt"]) for event in events), default=0)
+
+    def assert_planned_again(self, running: Running) -> None:
+        """It went on in another attempt."""
+        assert self.attempts(running) >= 2, "no second attempt: the fault did not matter"
+
+    def assert_untouched(self, running: Running) -> None:
+        """It never needed another attempt."""
+        assert self.attempts(running) == 1, f"{self.attempts(running)} attempts"
+
+    def assert_reborn(self, name: str, before: int) -> None:
+        """The process of that name is another one; the mesh is whole again."""
+        self.arena.await_complete(REBORN)
+        assert self.arena.pid(name) != before, f"{name} was not started again"
