@@ -10,7 +10,7 @@ TOKENS = 24
 def decode_dies_while_prefill_recovers(trial: Trial) -> None:
     """F34: a ring member goes, and while its request is prefilled again a decode instance too."""
     running = trial.start(trial.request(200, TOKENS, "2"))
-    other = trial.start(trial.request(150, TOKENS))
+    other = trial.start(trial.request(200, TOKENS))
     victim = trial.rng.choice(running.members)
     lives = {name: trial.arena.pid(name) for name in (victim, other.decode)}
     trial.arm(victim, "ring.step", "kill", trial.rng.randint(1, 20))
@@ -26,7 +26,7 @@ def decode_dies_while_prefill_recovers(trial: Trial) -> None:
 
 def router_dies_while_a_stream_recovers(trial: Trial) -> None:
     """F34: a decode instance goes in the middle of a stream, and the router with it."""
-    running = trial.start(trial.request(150, TOKENS))
+    running = trial.start(trial.request(200, TOKENS))
     running.stream.await_tokens(trial.rng.randint(1, TOKENS - 4))
     lives = {name: trial.arena.pid(name) for name in (running.decode, "router")}
     trial.signal(running.decode, signal.SIGKILL)

@@ -18,7 +18,7 @@ UNREAD = 60.0
 def leaves_queued(trial: Trial) -> None:
     """F24: while its chunk waits behind others."""
     blockers = [trial.start(trial.request(300, 4, "1")) for _ in range(3)]
-    _leave(trial, trial.start(trial.request(150, 8, "2")))
+    _leave(trial, trial.start(trial.request(200, 16, "2")))
     for one in blockers:
         trial.finish(one.stream)
 
@@ -40,7 +40,7 @@ def leaves_in_the_transfer(trial: Trial) -> None:
 
 def leaves_in_decode(trial: Trial) -> None:
     """F24: in the middle of its answer."""
-    running = trial.start(trial.request(150, 40))
+    running = trial.start(trial.request(200, 40))
     running.stream.await_tokens(trial.rng.randint(1, 20))
     _leave(trial, running)
 
@@ -50,7 +50,7 @@ def reads_nothing(trial: Trial) -> None:
     slow = Request(prompt(0, 60), 300, trial.seed, top=20)
     stream = Stream(trial.arena.mesh.url, slow, pause=3600.0, receive_buffer=4096)
     trial.answered(stream.started)
-    other = trial.start(trial.request(150, 40))
+    other = trial.start(trial.request(200, 40))
     trial.finish(other.stream)
     gaps = [after - before for before, after in pairwise(other.stream.answer.times)]
     trial.notes.append(f"longest gap of the other stream {max(gaps):.2f} s")

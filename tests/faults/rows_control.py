@@ -25,7 +25,7 @@ def router_dies_closing(trial: Trial) -> None:
 
 def router_dies_while_streams_run(trial: Trial) -> None:
     """F11: running streams notice nothing; the next request has to wait for the new router."""
-    running = [trial.start(trial.request(150, TOKENS)) for _ in range(2)]
+    running = [trial.start(trial.request(200, TOKENS)) for _ in range(2)]
     for one in running:
         one.stream.await_tokens(2)
     before = trial.arena.pid("router")
@@ -41,7 +41,7 @@ def router_dies_while_streams_run(trial: Trial) -> None:
 
 def gateway_dies(trial: Trial) -> None:
     """F12: nobody waits for its streams any more; all of them are let go."""
-    streams = [trial.start(trial.request(150, TOKENS)).stream for _ in range(8)]
+    streams = [trial.start(trial.request(200, TOKENS)).stream for _ in range(8)]
     streams[0].await_tokens(2)
     before = trial.arena.pid("gateway")
     moment = trial.signal("gateway", signal.SIGKILL)
@@ -77,7 +77,7 @@ def broker_dies_idle(trial: Trial) -> None:
 
 def _router_dies(trial: Trial, place: str, count: int) -> None:
     mark, before = trial.arena.mark(), trial.arena.pid("router")
-    request = trial.request(150, 16, "2")
+    request = trial.request(200, 16, "2")
     trial.arena.reference(request)
     trial.arm("router", place, "kill", count)
     stream = trial.send(request)
@@ -92,7 +92,7 @@ def _broker_dies(trial: Trial, place: str) -> None:
     trial.arena.reference(request)
     mark, before = trial.arena.mark(), trial.arena.pid("kv-transfer")
     trial.arm("kv-transfer", place, "kill")
-    others = [trial.start(trial.request(150, 16)) for _ in range(2)]
+    others = [trial.start(trial.request(200, 16)) for _ in range(2)]
     stream = trial.send(request)
     moment = trial.await_hit(mark, "kv-transfer", place)
     trial.finish(stream)

@@ -50,7 +50,7 @@ def all_die(trial: Trial) -> None:
 
 
 def _start(trial: Trial) -> Running:
-    return trial.start(trial.request(150, TOKENS))
+    return trial.start(trial.request(200, TOKENS))
 
 
 def _dies(trial: Trial, place: str, count: int) -> None:

@@ -36,7 +36,7 @@ def gets_nonsense(trial: Trial) -> None:
 
 def meets_other_versions(trial: Trial) -> None:
     """F32: who speaks another protocol or serves another model is refused, with the reason."""
-    running = trial.start(trial.request(150, 16))
+    running = trial.start(trial.request(200, 16))
     good = Hello(
         role="prefill-worker",
         peer=Peer("stranger", 1, "tcp://127.0.0.1:1"),

@@ -13,7 +13,7 @@ ALONE, TOGETHER, JOINING, THREE = "1", "2", "1:60,2", "1:60,1:60,2"
 def dies_while_chunks_are_queued(trial: Trial) -> None:
     """F1: a member goes while the chunk waits for its turn behind others."""
     blockers = [trial.start(trial.request(300, 4, ALONE)) for _ in range(3)]
-    queued = trial.start(trial.request(200, 8, TOGETHER))
+    queued = trial.start(trial.request(200, 16, TOGETHER))
     victim = trial.rng.choice(queued.members)
     before = trial.arena.pid(victim)
     moment = trial.signal(victim, signal.SIGKILL)
@@ -56,8 +56,8 @@ def dies_before_the_first_token(trial: Trial) -> None:
 
 def falls_silent_after_the_grant(trial: Trial) -> None:
     """F7: the sender has its backend and sends nothing, longer than it may."""
-    running = trial.start(trial.request(150, 16, ALONE))
-    other = trial.start(trial.request(150, 16, ALONE))
+    running = trial.start(trial.request(200, 16, ALONE))
+    other = trial.start(trial.request(200, 16, ALONE))
     mark, victim = running.mark, running.members[0]
     trial.arm(victim, "kv.send", "sleep(10)", trial.rng.randint(1, LAYERS))
     moment = trial.await_hit(mark, victim, "kv.send")
@@ -97,7 +97,7 @@ def runs_every_other_moment(trial: Trial) -> None:
 
 
 def _serve_beside(trial: Trial, slow: str) -> None:
-    started = [trial.start(trial.request(150, 8)) for _ in range(6)]
+    started = [trial.start(trial.request(200, 16)) for _ in range(6)]
     for one in started:
         trial.finish(one.stream)
     share = sum(slow in one.members for one in started)

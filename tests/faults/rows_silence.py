@@ -29,13 +29,13 @@ def prefill_is_a_zombie(trial: Trial) -> None:
 
 def decode_is_a_zombie(trial: Trial) -> None:
     """F14: a decode instance stands still in a stream, and then knows of it still."""
-    running = trial.start(trial.request(150, TOKENS, "1"))
+    running = trial.start(trial.request(200, TOKENS, "1"))
     _is_a_zombie(trial, running, running.decode, trial.rng.choice(("kv.receive", "decode.step")))
 
 
 def router_stops(trial: Trial) -> None:
     """F15: when it wakes it has heard of nobody for long, and must not count that."""
-    running = [trial.start(trial.request(150, TOKENS)) for _ in range(2)]
+    running = [trial.start(trial.request(200, TOKENS)) for _ in range(2)]
     for one in running:
         one.stream.await_tokens(1)
     lives, mark = _lives(trial), trial.arena.mark()
@@ -63,7 +63,7 @@ def prefill_loop_hangs(trial: Trial) -> None:
 
 def decode_loop_hangs(trial: Trial) -> None:
     """F16: the event loop of a decode worker stands still, its threads do not."""
-    running = trial.start(trial.request(150, TOKENS))
+    running = trial.start(trial.request(200, TOKENS))
     trial.arm(running.decode, "decode.admit", "sleep(6)")
     moment = trial.await_hit(running.mark, running.decode, "decode.admit")
     trial.finish(running.stream)
@@ -73,7 +73,7 @@ def decode_loop_hangs(trial: Trial) -> None:
 
 def all_stop(trial: Trial) -> None:
     """F29: the machine stands still for a while; nobody is taken for dead."""
-    running = [trial.start(trial.request(150, TOKENS)) for _ in range(2)]
+    running = [trial.start(trial.request(200, TOKENS)) for _ in range(2)]
     for one in running:
         one.stream.await_tokens(1)
     lives, mark = _lives(trial), trial.arena.mark()

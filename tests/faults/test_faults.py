@@ -15,7 +15,7 @@ CHOSEN = ("F2", "F9-only", "F11", "F24-decode")
 
 @pytest.fixture(scope="module")
 def own() -> Iterator[Arena]:
-    with arena(2, 1) as made:
+    with arena(3, 1) as made:
         yield made
 
 

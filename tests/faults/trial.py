@@ -4,7 +4,7 @@ import random
 from dataclasses import dataclass, field, replace
 from signal import Signals
 
-from tests.faults.arena import HIT, Arena, Event, prompt
+from tests.faults.arena import HIT, NUM_PROMPTS, Arena, Event, prompt
 from tests.faults.stream import NONE, Difference, Request, Stream, compare, now
 
 REBORN = 120.0
@@ -58,7 +58,7 @@ class Trial:
         self, num_tokens: int = 200, max_tokens: int = 16, plan: str | None = None
     ) -> Request:
         """One of the arena's few requests, whose undisturbed answers are kept."""
-        index = self.rng.randrange(3)
+        index = self.rng.randrange(NUM_PROMPTS)
         return Request(prompt(index, num_tokens), max_tokens, self.seed, plan)
 
     def send(self, request: Request) -> Stream:
