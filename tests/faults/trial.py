@@ -52,7 +52,8 @@ class Trial:
     """Seconds."""
     difference: Difference = NONE
     notes: list[str] = field(default_factory=list)
-    _armed: list[str] = field(default_factory=list)
+    _armed: dict[str, int] = field(default_factory=dict)
+    """Process id by name: a new life has no failpoints."""
 
     def request(
         self, num_tokens: int = 200, max_tokens: int = 16, plan: str | None = None
@@ -75,16 +76,17 @@ class Trial:
 
     def arm(self, name: str, place: str, action: str, count: int = 1) -> None:
         """Have a member act when it comes to a place for the n-th time from now."""
-        self._armed.append(name)
+        self._armed[name] = self.arena.pid(name)
         self.arena.mesh.arm(name, f"{place}={action}:{count}")
         self.notes.append(f"{name} {place}={action}:{count}")
 
     def disarm(self) -> None:
         """Nothing acts any more."""
-        while self._armed:
-            name = self._armed.pop()
-            if name in self.arena.mesh.pids():
+        living = self.arena.mesh.pids()
+        for name, pid in self._armed.items():
+            if living.get(name) == pid:
                 self.arena.mesh.arm(name, "")
+        self._armed.clear()
 
     def await_hit(self, mark: int, name: str, place: str, limit: float = HIT) -> float:
         """The moment at which a member came to an armed place."""
