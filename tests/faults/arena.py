@@ -35,6 +35,10 @@ def prompt(index: int, num_tokens: int) -> str:
     return TEXT[begin : begin + CHARACTERS * num_tokens]
 
 
+PROBE = Request(prompt(0, 40), 4, plan="1")
+"""A short request, to find out whether any is answered."""
+
+
 @dataclass
 class Arena:
     """One running mesh and the answers that it gave undisturbed."""
@@ -148,6 +152,6 @@ def arena(prefill: int, decode: int, preset: str = "faults.toml", *more: str) ->
     with running_mesh(*counts, *more, preset=file) as mesh:
         made = Arena(mesh, roles)
         made.await_complete()
-        made.reference(Request(prompt(0, 40), 4))
+        made.reference(PROBE)
         made.assert_quiescent()
         yield made

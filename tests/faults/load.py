@@ -104,7 +104,9 @@ class Load:
                 stream = Stream(self._arena.mesh.url, request)
                 self._streams.append(stream)
                 if self._rng.random() < self._leavers:
-                    threading.Timer(self._rng.uniform(0.05, 4.0), stream.leave).start()
+                    leaving = threading.Timer(self._rng.uniform(0.05, 4.0), stream.leave)
+                    leaving.daemon = True
+                    leaving.start()
 
     def _collect(self) -> None:
         for stream in [one for one in self._streams if one.is_over]:

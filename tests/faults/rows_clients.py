@@ -17,8 +17,9 @@ UNREAD = 60.0
 
 def leaves_queued(trial: Trial) -> None:
     """F24: while its chunk waits behind others."""
+    request = trial.request(200, 16, "2")
     blockers = [trial.start(trial.request(300, 4, "1")) for _ in range(3)]
-    _leave(trial, trial.start(trial.request(200, 16, "2")))
+    _leave(trial, trial.start(request))
     for one in blockers:
         trial.finish(one.stream)
 

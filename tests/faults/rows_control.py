@@ -48,9 +48,9 @@ def gateway_dies(trial: Trial) -> None:
     for stream in streams:
         assert stream.join().wrong, "a stream outlived its gateway"
         _is_beginning(trial, stream)
+    trial.answered(moment)
     trial.assert_reborn("gateway", before)
     trial.notes.append(f"all was free {trial.arena.assert_quiescent():.1f} s after it was back")
-    trial.answered(moment)
 
 
 def broker_dies_at_a_handshake(trial: Trial) -> None:
@@ -76,9 +76,8 @@ def broker_dies_idle(trial: Trial) -> None:
 
 
 def _router_dies(trial: Trial, place: str, count: int) -> None:
-    mark, before = trial.arena.mark(), trial.arena.pid("router")
     request = trial.request(200, 16, "2")
-    trial.arena.reference(request)
+    mark, before = trial.arena.mark(), trial.arena.pid("router")
     trial.arm("router", place, "kill", count)
     stream = trial.send(request)
     moment = trial.await_hit(mark, "router", place)
@@ -89,7 +88,6 @@ def _router_dies(trial: Trial, place: str, count: int) -> None:
 
 def _broker_dies(trial: Trial, place: str) -> None:
     request = trial.request(200, 16, trial.rng.choice(("1", "2", "1:60,2")))
-    trial.arena.reference(request)
     mark, before = trial.arena.mark(), trial.arena.pid("kv-transfer")
     trial.arm("kv-transfer", place, "kill")
     others = [trial.start(trial.request(200, 16)) for _ in range(2)]

@@ -12,8 +12,9 @@ ALONE, TOGETHER, JOINING, THREE = "1", "2", "1:60,2", "1:60,1:60,2"
 
 def dies_while_chunks_are_queued(trial: Trial) -> None:
     """F1: a member goes while the chunk waits for its turn behind others."""
+    request = trial.request(200, 16, TOGETHER)
     blockers = [trial.start(trial.request(300, 4, ALONE)) for _ in range(3)]
-    queued = trial.start(trial.request(200, 16, TOGETHER))
+    queued = trial.start(request)
     victim = trial.rng.choice(queued.members)
     before = trial.arena.pid(victim)
     moment = trial.signal(victim, signal.SIGKILL)
@@ -68,6 +69,7 @@ def falls_silent_after_the_grant(trial: Trial) -> None:
 
 def is_slow_in_every_layer(trial: Trial) -> None:
     """F17: one worker takes a quarter of a second more for each layer."""
+    trial.request(200, 16)
     slow = trial.rng.choice(trial.arena.names("prefill-worker"))
     trial.arena.mesh.arm(slow, "chunk.layer=sleep(0.25)")
     try:
@@ -78,6 +80,7 @@ def is_slow_in_every_layer(trial: Trial) -> None:
 
 def runs_every_other_moment(trial: Trial) -> None:
     """F17: one worker is stopped for 0.3 s of each 0.6 s."""
+    trial.request(200, 16)
     slow = trial.rng.choice(trial.arena.names("prefill-worker"))
     over = threading.Event()
 

@@ -50,10 +50,11 @@ def router_stops(trial: Trial) -> None:
 
 def prefill_loop_hangs(trial: Trial) -> None:
     """F16: the event loop of a prefill worker stands still, its threads do not."""
+    requests = [trial.request(200, 16, "2") for _ in range(2)]
     mark = trial.arena.mark()
     victim = trial.rng.choice(trial.arena.names("prefill-worker"))
     trial.arm(victim, "chunk.received", "sleep(6)")
-    started = [trial.start(trial.request(200, 16, "2")) for _ in range(2)]
+    started = [trial.start(request) for request in requests]
     moment = trial.await_hit(mark, victim, "chunk.received")
     for one in started:
         trial.finish(one.stream)

@@ -19,7 +19,7 @@ from tests.faults.arena import Arena, arena, prompt
 from tests.faults.load import Load, Verdict, capacity
 from tests.faults.picture import Panel, draw
 from tests.faults.sample import Sample, Sampler, growth
-from tests.faults.stream import NONE, Request
+from tests.faults.stream import NONE, Request, now
 from tests.faults.suite import BUILD
 
 FAULT_EVERY = 10.0
@@ -28,15 +28,18 @@ LEAVERS = 0.05
 """Share of clients that go away before the end."""
 CAPACITY = 30.0
 """Seconds for which the capacity is measured."""
-GOOD = ("whole", "left", "unreachable", "refused", "cut")
-"""What may become of a request: it is cut or finds nobody only while its gateway is away."""
+GOOD = ("whole", "left")
+AWAY = ("unreachable", "refused", "cut")
+"""What may become of a request as well when the one gateway, or the router, has a fault."""
+BACK = 60.0
+"""Seconds after a fault in which that is its doing."""
 SIZES = ((40, 8), (120, 16), (300, 24), (600, 16))
 """Tokens of prompt and answer."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What was done to whom, `at` seconds after the start."""
+    """What was done to whom; `at` is the wall clock's."""
 
     at: float
     what: str
@@ -53,7 +56,6 @@ class Nemesis:
 
     def __post_init__(self) -> None:
         self._over = threading.Event()
-        self._started = time.monotonic()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -71,8 +73,8 @@ class Nemesis:
                 continue
             whom = self.rng.choice(alive)
             acts: list[Callable[[str], str]] = [self._kill, self._kill, self._pause, self._term]
-            what = self.rng.choice(acts)(whom)
-            self.faults.append(Fault(time.monotonic() - self._started, what, whom))
+            at, what = now(), self.rng.choice(acts)(whom)
+            self.faults.append(Fault(at, what, whom))
 
     def _kill(self, whom: str) -> str:
         self.arena.signal(whom, signal.SIGKILL)
@@ -137,7 +139,7 @@ def _conclude(
     verdicts: Sequence[Verdict], faults: Sequence[Fault], samples: Sequence[Sample], leaked: str
 ) -> int:
     kinds = Counter(verdict.kind for verdict in verdicts)
-    wrong = [verdict for verdict in verdicts if verdict.kind not in GOOD]
+    wrong = [verdict for verdict in verdicts if not _is_good(verdict, faults)]
     total = sum((verdict.difference for verdict in verdicts), NONE)
     slopes = {f"{name} ({pid})": mb for (name, pid), mb in growth(samples).items()}
     BUILD.mkdir(parents=True, exist_ok=True)
@@ -163,6 +165,17 @@ def _conclude(
     return 1 if wrong or leaked or total else 0
 
 
+def _is_good(verdict: Verdict, faults: Sequence[Fault]) -> bool:
+    doors = ("gateway", "router")
+    return verdict.kind in GOOD or (
+        verdict.kind in AWAY
+        and any(
+            verdict.started - BACK <= fault.at <= verdict.ended and fault.whom in doors
+            for fault in faults
+        )
+    )
+
+
 def _picture(
     verdicts: Sequence[Verdict], faults: Sequence[Fault], samples: Sequence[Sample]
 ) -> str:
@@ -177,14 +190,19 @@ def _picture(
         Panel("memory, MB", dict(memory)),
         Panel("descriptors", _descriptors(samples)),
     ]
-    return draw(panels, [(fault.at, 0.0) for fault in faults], seconds)
+    begin = _begin(verdicts)
+    return draw(panels, [(fault.at - begin, 0.0) for fault in faults], seconds)
 
 
 def _rate(verdicts: Sequence[Verdict], seconds: float) -> list[tuple[float, float]]:
     ends = sorted(verdict.ended for verdict in verdicts if verdict.kind == "whole")
-    begin = min((verdict.started for verdict in verdicts), default=0.0)
+    begin = _begin(verdicts)
     counted = Counter(int((end - begin) // 10) for end in ends)
     return [(10.0 * tick, float(counted[tick])) for tick in range(int(seconds // 10) + 1)]
+
+
+def _begin(verdicts: Sequence[Verdict]) -> float:
+    return min((verdict.started for verdict in verdicts), default=0.0)
 
 
 def _descriptors(samples: Sequence[Sample]) -> dict[str, list[tuple[float, float]]]:

@@ -1,10 +1,11 @@
 """One try of one row: what it starts, breaks and finds, with everything that it measures."""
 
 import random
+import time
 from dataclasses import dataclass, field, replace
 from signal import Signals
 
-from tests.faults.arena import HIT, NUM_PROMPTS, Arena, Event, prompt
+from tests.faults.arena import HIT, NUM_PROMPTS, PROBE, Arena, Event, prompt
 from tests.faults.stream import NONE, Difference, Request, Stream, compare, now
 
 REBORN = 120.0
@@ -58,9 +59,14 @@ class Trial:
     def request(
         self, num_tokens: int = 200, max_tokens: int = 16, plan: str | None = None
     ) -> Request:
-        """One of the arena's few requests, whose undisturbed answers are kept."""
-        index = self.rng.randrange(NUM_PROMPTS)
-        return Request(prompt(index, num_tokens), max_tokens, self.seed, plan)
+        """One of the arena's few requests, whose undisturbed answers are known from here on.
+
+        Make it before anything is broken, or has to be busy.
+        """
+        given = [Request(prompt(i, num_tokens), max_tokens, self.seed) for i in range(NUM_PROMPTS)]
+        for request in given:
+            self.arena.reference(request)
+        return replace(self.rng.choice(given), plan=plan)
 
     def send(self, request: Request) -> Stream:
         """Start a request whose undisturbed answer is known."""
@@ -116,10 +122,16 @@ class Trial:
             self.recoveries.append(seconds)
 
     def answered(self, since: float) -> None:
-        """Note when the next request has been answered, which equals its reference."""
-        stream = self.send(replace(self.request(40, 4), plan="1"))
+        """Note when the next request has been answered; clients try again when told to."""
+        refusals = 0
+        while (stream := self.send(PROBE)).join().status in (0, 503):
+            assert now() < since + REBORN, stream.answer.wrong
+            refusals += 1
+            time.sleep(0.1)
         self.finish(stream)
         self.recoveries.append(stream.ended - since)
+        if refusals:
+            self.notes.append(f"{refusals} refused before the next answer")
 
     def attempts(self, running: Running) -> int:
         """Attempts of a request that were planned so far."""
