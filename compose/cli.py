@@ -15,8 +15,8 @@ from msgspec import structs
 
 from common.config import Config, load
 from common.errors import ConfigError
+from common.launch import launch
 from common.messages import Role
-from common.service import launch
 from compose import leash, preset
 from compose.launcher import RUN_DIRECTORY, Options, up
 from compose.model_cache import DEFAULT_MODEL, ModelCache, default_directory
@@ -122,6 +122,11 @@ def _add_up(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", choices=["float32", "bfloat16"])
     parser.add_argument(
         "--port", type=int, help="of the HTTP API, 0 for any (default: the preset's)"
+    )
+    parser.add_argument(
+        "--control-port",
+        type=int,
+        help="of `tetris status` and the like (default: the preset's, or a free one)",
     )
     parser.add_argument("--preset", default=defaults.preset,
                         help="name or TOML file (default: %(default)s)")  # fmt: skip

@@ -6,30 +6,29 @@ private directory that goes with it.
 
 import asyncio
 import os
-import socket
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from msgspec import structs
 
 from common.config import VARIABLES, Config, load
-from common.errors import ConfigError
 from common.messages import Role
 from compose import preset
-from compose.child import Command
+from compose.child import Command, Turn
 from compose.console import Console
 from compose.local_mesh import LocalMesh
 from compose.model_cache import DEFAULT_MODEL, ModelCache, default_directory
+from compose.ports import LOOPBACK, free_port, is_control_port_asked, reachable, settled
 from compose.readiness import Readiness
 
-LOOPBACK = "127.0.0.1"
 MODULE = "compose.cli"
 NICE = {"prefill-worker": 5}
 """Decode steps are short and waited for: prefill yields to them where cores are few."""
+TURNS: dict[Role, Turn] = {"gateway": Turn.FIRST, "router": Turn.LAST}
+"""Streams end first; the router is there for everybody's goodbye."""
 
 ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 """One worker is one thread; more of them fight for the same cores."""
@@ -47,6 +46,7 @@ class Options:
     model: str | None = None
     dtype: str | None = None
     port: int | None = None
+    control_port: int | None = None
     preset: str = "cpu"
 
 
@@ -57,15 +57,15 @@ def up(options: Options) -> int:
         ConfigError: preset, model or port are wrong; nothing was started.
     """
     console = Console(sys.stdout)
-    config = configure(options)
-    _check_port(config)
+    is_asked = is_control_port_asked(options.control_port)
+    config = settled(configure(options), is_asked, console.say)
     model = ModelCache(default_directory(), console.say).resolve(config.model.path)
     config = structs.replace(config, model=structs.replace(config.model, path=str(model)))
     with tempfile.TemporaryDirectory(prefix="tetris-") as directory:
         processes = list(commands(options, config, Path(directory)))
         console.say(f"starting {len(processes)} processes for {config.model.name}")
         needed = {"prefill-worker": options.prefill, "decode-worker": options.decode}
-        door = (_reachable(config.gateway.host), config.gateway.port)
+        door = (reachable(config.gateway.host), config.gateway.port)
         probe = Readiness(*door, needed)
         return asyncio.run(_run(processes, console, probe, config))
 
@@ -76,18 +76,22 @@ async def _run(processes: list[Command], console: Console, probe: Readiness, con
 
 
 def ready_text(config: Config, seconds: float) -> str:
-    """The ready line, with a request to try."""
-    address = f"http://{_reachable(config.gateway.host)}:{config.gateway.port}"
+    """The ready line, with a request to try and the way to look inside."""
+    gateway = config.gateway
+    address = f"http://{reachable(gateway.host)}:{gateway.port}"
+    control = f"http://{reachable(gateway.control_host)}:{gateway.control_port}"
     return f"""ready in {seconds:.1f} s at {address}; try:
 
   curl -N {address}/v1/chat/completions -H 'Content-Type: application/json' \\
     -d '{{"model": "{config.model.name}", "stream": true, "temperature": 0, "messages": [
          {{"role": "user", "content": "What is the capital of France?"}}]}}'
+
+  tetris status --url {control}
 """
 
 
 def configure(options: Options) -> Config:
-    """The preset with the options, and with what this machine decides."""
+    """The preset with the options, and with what this machine decides; ports may still be 0."""
     name = (
         None if options.model in (None, DEFAULT_MODEL) else Path(str(options.model)).resolve().name
     )
@@ -96,14 +100,12 @@ def configure(options: Options) -> Config:
         "model.name": name,
         "model.dtype": options.dtype,
         "gateway.port": options.port,
-        "mesh.router": f"tcp://{LOOPBACK}:{_free_port()}",
+        "gateway.control_port": options.control_port,
+        "mesh.router": f"tcp://{LOOPBACK}:{free_port()}",
         "mesh.bind": LOOPBACK,
     }
     given = {key: value for key, value in overrides.items() if value is not None}
-    config = load(preset.find(options.preset), given)
-    if config.gateway.port:
-        return config
-    return structs.replace(config, gateway=structs.replace(config.gateway, port=_free_port()))
+    return load(preset.find(options.preset), given)
 
 
 def commands(options: Options, config: Config, directory: Path) -> Iterator[Command]:
@@ -116,7 +118,7 @@ def commands(options: Options, config: Config, directory: Path) -> Iterator[Comm
         argv = [sys.executable, "-P", "-m", MODULE, "service", role, "--config", str(file)]
         if role in NICE:
             argv += ["--nice", str(NICE[role])]
-        yield Command(name, tuple(argv), environment)
+        yield Command(name, tuple(argv), environment, TURNS.get(role, Turn.MIDDLE))
 
 
 def _members(options: Options) -> Iterator[tuple[Role, str]]:
@@ -143,25 +145,3 @@ def _environment(directory: Path) -> dict[str, str]:
         "TOKENIZERS_PARALLELISM": "false",
         RUN_DIRECTORY: str(directory),
     }
-
-
-def _check_port(config: Config) -> None:
-    host, port = config.gateway.host, config.gateway.port
-    with closing(socket.socket()) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise ConfigError(
-                f"cannot listen on {host}:{port} ({error.strerror}); choose another --port"
-            ) from error
-
-
-def _free_port() -> int:
-    with closing(socket.socket()) as probe:
-        probe.bind((LOOPBACK, 0))
-        return int(probe.getsockname()[1])
-
-
-def _reachable(host: str) -> str:
-    return LOOPBACK if host in ("0.0.0.0", "") else host

@@ -1,4 +1,4 @@
-"""A set of child processes that live and end together."""
+"""A set of child processes that are kept alive, and end together."""
 
 import asyncio
 import signal
@@ -6,11 +6,17 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from compose.child import Child, Command
+from common.launch import LEFT, MISCONFIGURED
+from compose.child import Child, Command, Turn
 from compose.console import Console
+from compose.restarts import Restarts
 
 Probe = Callable[[], Awaitable[str | None]]
 """None when the mesh is ready, else what it still waits for."""
+
+
+SHARES = {Turn.FIRST: 0.6, Turn.MIDDLE: 0.9, Turn.LAST: 1.0}
+"""Part of the whole stop's time after which the next ones are asked, whoever is still there."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +31,7 @@ class Waits:
 
 
 class LocalMesh:
-    """Starts the commands, announces readiness, and stops all of them when one ends.
+    """Starts the commands, announces readiness, starts again what ends, and stops all of them.
 
     Args:
         ready_text: what to say once; gets the seconds since the start.
@@ -45,21 +51,22 @@ class LocalMesh:
         self._ready_text = ready_text
         self._waits = waits or Waits()
         self._start = time.monotonic()
+        self._was_ready = False
         self._over = asyncio.Event()
         self._status = 0
 
     async def run(self) -> int:
-        """Run until a signal or the end of a child; every child is gone afterwards.
+        """Run until a signal or an end that no new start can mend; no child is left afterwards.
 
         Returns:
-            0 after a signal, 1 when a child ended by itself or the start took too long.
+            0 after a signal, 1 when a child could not be kept or the start took too long.
         """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._on_signal)
         try:
             for child in self._children:
-                await child.start()
+                await self._begin(child)
             await self._supervise()
         finally:
             self._kill()
@@ -68,21 +75,63 @@ class LocalMesh:
     async def _supervise(self) -> None:
         async with asyncio.TaskGroup() as group:
             for child in self._children:
-                group.create_task(self._watch(child))
+                group.create_task(self._keep(child))
             announcing = group.create_task(self._announce())
             await self._over.wait()
             announcing.cancel()
             await self._stop()
 
-    async def _watch(self, child: Child) -> None:
-        await child.run()
-        if not self._over.is_set():
-            self._console.say(
-                f"{child.name} ended by itself ({child.how_it_ended}); its last lines:"
-            )
-            for line in child.last_lines:
-                self._console.line(child.name, line)
-            self._fail("stopping the mesh")
+    async def _keep(self, child: Child) -> None:
+        restarts = Restarts()
+        while True:
+            await child.run()
+            if self._over.is_set() or not self._may_return(child):
+                return
+            delay = restarts.delay(time.monotonic(), child.age)
+            if delay is None:
+                self._give_up(child, "too often")
+                return
+            when = f"in {delay:g} s" if delay else "at once"
+            self._say_end(child, f"starting it again {when}")
+            if await self._is_over_within(delay):
+                return
+            await self._begin(child)
+
+    async def _begin(self, child: Child) -> None:
+        await child.start()
+        self._console.say(f"{child.name} started (pid {child.pid})")
+        if self._over.is_set():
+            # It was not there yet when all others were asked to stop.
+            child.kill()
+
+    def _may_return(self, child: Child) -> bool:
+        """Whether another life is of use; says so and acts where it is not."""
+        if not self._was_ready:
+            self._give_up(child, "during the start")
+        elif child.status == MISCONFIGURED:
+            self._give_up(child, "it cannot serve as configured")
+        elif child.status == LEFT:
+            self._say_end(child, "it has left on order and is not started again")
+        else:
+            return True
+        return False
+
+    def _give_up(self, child: Child, how: str) -> None:
+        self._say_end(child, f"{how}. Its last lines:")
+        for line in child.last_lines:
+            self._console.line(child.name, line)
+        self._fail("stopping the mesh")
+
+    def _say_end(self, child: Child, what_now: str) -> None:
+        self._console.say(f"{child.name} ended by itself ({child.how_it_ended}): {what_now}")
+
+    async def _is_over_within(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._over.wait()
+        except TimeoutError:
+            return False
+        return True
 
     async def _announce(self) -> None:
         said, said_at = "", 0.0
@@ -90,6 +139,7 @@ class LocalMesh:
             waiting_for = await self._probe()
             elapsed = time.monotonic() - self._start
             if waiting_for is None:
+                self._was_ready = True
                 self._console.say(self._ready_text(elapsed))
                 return
             if elapsed > self._waits.start:
@@ -114,16 +164,24 @@ class LocalMesh:
             self._over.set()
 
     async def _stop(self) -> None:
-        for child in self._children:
-            child.terminate()
-        try:
-            async with asyncio.timeout(self._waits.stop):
-                for child in self._children:
-                    await child.ended.wait()
-        except TimeoutError:
-            late = [child.name for child in self._children if not child.ended.is_set()]
+        start = asyncio.get_running_loop().time()
+        for turn, share in SHARES.items():
+            await self._stop_turn(turn, start + share * self._waits.stop)
+        late = [child.name for child in self._children if not child.ended.is_set()]
+        if late:
             self._console.say(f"still there after {self._waits.stop:.0f} s: {', '.join(late)}")
             self._kill()
+
+    async def _stop_turn(self, turn: Turn, deadline: float) -> None:
+        children = [child for child in self._children if child.turn == turn]
+        for child in children:
+            child.terminate()
+        try:
+            async with asyncio.timeout_at(deadline):
+                for child in children:
+                    await child.ended.wait()
+        except TimeoutError:
+            return
 
     def _kill(self) -> None:
         for child in self._children:

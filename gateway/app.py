@@ -3,7 +3,7 @@
 import logging
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import msgspec
 from aiohttp import web
@@ -13,13 +13,14 @@ from aiohttp.typedefs import Handler, Middleware
 
 from common.config import GatewayConfig
 from common.messages import ModelCard
+from gateway.bodies import JSON
 from gateway.errors import Refusal
 from gateway.figures import Figures
-from gateway.generation import JSON, Generation
+from gateway.generation import Generation
 
 REQUEST_ID = "x-request-id"
-DRAIN = 10.0
-"""Seconds for open requests to end once the server is told to stop."""
+CUT = 2.0
+"""Seconds for what is still open at the very end to be told so."""
 _VALID_ID = re.compile(r"[\x21-\x7e]{1,128}")
 _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -30,6 +31,7 @@ class Probes:
     Args:
         moving: whether the loop that reads the mesh is alive.
         joined: roles without which nothing is served, and members by role.
+        stopping: whether this gateway is to end.
         render: the metrics in Prometheus' text format.
     """
 
@@ -38,8 +40,10 @@ class Probes:
         card: ModelCard,
         moving: Callable[[], bool],
         joined: Callable[[], tuple[list[str], dict[str, int]]],
+        stopping: Callable[[], bool],
         render: Callable[[], bytes],
     ) -> None:
+        self.stopping = stopping
         self._card = card
         self._moving = moving
         self._joined = joined
@@ -52,8 +56,10 @@ class Probes:
     async def ready(self, _: web.Request) -> web.Response:
         """`GET /ready`: the mesh can serve, or what it lacks."""
         missing, members = self._joined()
-        body = {"ready": not missing, "missing": missing, "members": members}
-        return _json(body, 503 if missing else 200)
+        stopping = self.stopping()
+        ready = not missing and not stopping
+        body = {"ready": ready, "stopping": stopping, "missing": missing, "members": members}
+        return _json(body, 200 if ready else 503)
 
     async def metrics(self, _: web.Request) -> web.Response:
         """`GET /metrics`."""
@@ -86,10 +92,8 @@ def build(
     config: GatewayConfig, generation: Generation, probes: Probes, figures: Figures
 ) -> web.Application:
     """The application with all routes."""
-    app = web.Application(
-        client_max_size=config.max_body_bytes, middlewares=[_errors_as_json(figures)]
-    )
-    app.on_response_prepare.append(_name)
+    app = empty(figures, config.max_body_bytes)
+    app.on_response_prepare.append(_hang_up(probes.stopping))
     app.router.add_post("/v1/completions", generation.completions)
     app.router.add_post("/v1/chat/completions", generation.chat)
     app.router.add_get("/v1/models", probes.models)
@@ -97,6 +101,13 @@ def build(
     app.router.add_get("/health", probes.health)
     app.router.add_get("/ready", probes.ready)
     app.router.add_get("/metrics", probes.metrics)
+    return app
+
+
+def empty(figures: Figures, max_body: int) -> web.Application:
+    """An application without routes whose errors are JSON; bodies are bounded, in bytes."""
+    app = web.Application(client_max_size=max_body, middlewares=[_errors_as_json(figures)])
+    app.on_response_prepare.append(_name)
     return app
 
 
@@ -111,7 +122,7 @@ def runner(app: web.Application) -> web.AppRunner:
         max_field_size=8190,
         auto_decompress=False,
         access_log=None,
-        shutdown_timeout=DRAIN,
+        shutdown_timeout=CUT,
     )
 
 
@@ -124,6 +135,15 @@ async def _name(http: web.BaseRequest, response: web.StreamResponse) -> None:
     response.headers["Server"] = "tetris"
     given = http.headers.get(REQUEST_ID, "")
     response.headers[REQUEST_ID] = given if _VALID_ID.fullmatch(given) else secrets.token_hex(16)
+
+
+def _hang_up(stopping: Callable[[], bool]) -> Callable[..., Awaitable[None]]:
+    async def sign(_: web.BaseRequest, response: web.StreamResponse) -> None:
+        if stopping():
+            response.force_close()
+            response.headers["Connection"] = "close"
+
+    return sign
 
 
 def _errors_as_json(figures: Figures) -> Middleware:

@@ -1,107 +1,45 @@
-"""Open requests: each one's conversation with the mesh, and the messages that belong to it.
+"""All open requests: their conversation with the mesh, and the messages that belong to each.
 
 A call lives from its Submit until the last piece is with the client. The inbox loop puts tokens
-into its stream and wakes the HTTP handler; nothing here waits for a client. What a slow client
-leaves unread is the stream's journal, bounded by the tokens that the request may emit.
+into its stream and wakes the HTTP handler, a timer repeats what got lost; nothing here waits for
+a client. What a slow client leaves unread is the stream's journal, bounded by the tokens that
+the request may emit.
 """
 
-import asyncio
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
+from common import failpoints
 from common.messages import (
     Accepted,
-    Cancel,
     ControlMessage,
     EndOfRequest,
     Failed,
     FirstToken,
+    GatewayFacts,
+    Open,
+    Peer,
     Rejected,
-    Submit,
     Token,
     TokenBatch,
 )
 from common.service import Process
+from gateway.call import Call
 from gateway.errors import Refusal
 from gateway.figures import Figures
-from gateway.streams import Piece, Stream
+from gateway.streams import Stream
 
-MAX_ATTEMPTS = 3
-"""Attempts of one request before its failure is told to the client."""
-ANSWER = 30.0
-"""Seconds for the router's first answer."""
+MAX_OPEN = 4096
+"""Open requests that a heartbeat can list."""
 
-
-class Call:
-    """One open request, from the side of its HTTP handler."""
-
-    def __init__(self, name: str, stream: Stream, forced_plan: str | None, desk: "Calls") -> None:
-        self.name = name
-        self.stream = stream
-        self.forced_plan = forced_plan
-        self.answered = False
-        self.failure: Refusal | None = None
-        self.first: float | None = None
-        self.last = 0.0
-        self._desk = desk
-        self._changed = asyncio.Event()
-
-    def wake(self) -> None:
-        """Let the handler look again."""
-        self._changed.set()
-
-    async def accepted(self) -> None:
-        """Hand the request in, again and again, until the router took it.
-
-        Raises:
-            Refusal: the router rejected it or does not answer.
-        """
-        try:
-            async with asyncio.timeout(ANSWER):
-                while not self.answered:
-                    self._check()
-                    await self._change()
-        except TimeoutError:
-            raise Refusal(503, "The router does not answer.", retry_after=1.0) from None
-        self._check()
-
-    async def pieces(self) -> list[Piece]:
-        """The next pieces, at least one; cancelling it loses nothing.
-
-        Raises:
-            Refusal: the request failed; what was emitted before has been given out.
-        """
-        while not (pieces := self.stream.pieces()):
-            self._check()
-            await self._change()
-        return pieces
-
-    def _check(self) -> None:
-        if self.failure is not None:
-            raise self.failure
-
-    async def _change(self) -> None:
-        if self.answered:
-            await self._changed.wait()
-        else:
-            self._desk.submit(self)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._desk.resend):
-                    await self._changed.wait()
-        self._changed.clear()
+Answer = Accepted | Rejected | Failed | EndOfRequest
 
 
 class Calls:
     """All open requests of this gateway."""
 
     def __init__(self, process: Process, figures: Figures) -> None:
-        self.resend = process.config.mesh.resend
-        self._router = process.config.mesh.router
-        self._max = process.config.gateway.max_requests
-        self._mesh = process.mesh
-        self._clock = process.clock
-        self._peer = process.peer
-        self._log = process.log
+        self._process = process
         self._figures = figures
         self._open: dict[str, Call] = {}
         self._places = 0
@@ -109,19 +47,23 @@ class Calls:
     def __len__(self) -> int:
         return len(self._open)
 
+    # From the HTTP side
+
     @contextmanager
     def place(self) -> Iterator[float]:
         """A place among the requests being served, from body to last byte; gives the arrival.
 
         Raises:
-            Refusal: all places are taken.
+            Refusal: all places are taken, or this gateway is to end.
         """
-        if self._places >= self._max:
+        if self._process.stopping.is_set():
+            raise Refusal(503, "The server is stopping.", retry_after=1.0)
+        if self._places >= min(self._process.config.gateway.max_requests, MAX_OPEN):
             raise Refusal(503, "Too many open requests.", retry_after=1.0)
         self._places += 1
         self._figures.open.set(self._places)
         try:
-            yield self._clock.now()
+            yield self._now()
         finally:
             self._places -= 1
             self._figures.open.set(self._places)
@@ -130,117 +72,202 @@ class Calls:
     def open(
         self, name: str, stream: Stream, forced_plan: str | None, arrival: float
     ) -> Iterator[Call]:
-        """An open request; leaving it tells the mesh to let go of what it may still hold."""
-        call = Call(name, stream, forced_plan, self)
-        call.last = arrival
-        self._open[name] = call
+        """A submitted request; leaving it tells the mesh to let go of what it may still hold."""
+        call = self._open[name] = Call(name, stream, forced_plan, arrival)
+        self._submit(call)
         try:
             yield call
         finally:
             del self._open[name]
-            self._close(call, arrival)
+            self._let_go(call)
+            self._count(call)
 
-    def submit(self, call: Call) -> None:
-        """Send the current attempt to the router."""
-        stream = call.stream
-        ids = stream.ids()
-        message = Submit(
-            request=call.name,
-            attempt=stream.attempt,
-            reply=self._peer,
-            num_tokens=len(ids),
-            num_emitted=len(stream.emitted),
-            sampling=stream.sampling,
-            ending=stream.ending(),
-            forced_plan=call.forced_plan,
+    def abandon(self) -> None:
+        """Fail whatever is open: there is no time left for it."""
+        for call in self._open.values():
+            call.fail(Refusal(503, "The server is stopping.", retry_after=1.0))
+
+    # From the mesh side
+
+    def facts(self) -> GatewayFacts:
+        """What the router must know: calls that it has taken and that are not over."""
+        listed = (call for call in self._open.values() if call.attempt.accepted)
+        return GatewayFacts(
+            streams=self._places,
+            open=tuple(
+                Open(call.name, call.stream.attempt, len(call.stream.emitted))
+                for call in listed
+                if not call.is_over
+            ),
         )
-        self._mesh.send(self._router, message, ids.tobytes())
+
+    def fence(self) -> None:
+        """The router counts this gateway as lost and has given every attempt up: the next ones.
+
+        Their Submits go out with the next tick, behind the new life's Hello.
+        """
+        for call in self._open.values():
+            self._renew(call)
+
+    async def run(self) -> None:
+        """Tick until cancelled."""
+        while True:
+            self.tick(self._now())
+            await self._process.clock.sleep(self._process.config.mesh.resend)
+
+    def tick(self, now: float) -> None:
+        """Say again what was not answered, ask for what is missing, give up what stands still."""
+        stall = self._process.config.gateway.stall_timeout
+        for call in self._open.values():
+            action = call.attempt.due(now, stall, gap=call.stream.gap)
+            if call.is_over or action is None:
+                continue
+            if action == "ask":
+                self._ask(call)
+                continue
+            if action == "renew":
+                self._process.log.warning("attempt stands still", request=call.name)
+                self._let_go(call)
+                self._renew(call)
+            self._submit(call)
 
     def receive(self, message: ControlMessage) -> None:
         """Give a message to the request that it belongs to; others are counted."""
         match message:
-            case TokenBatch(tokens=tokens):
+            case TokenBatch(decode=decode, tokens=tokens):
                 for token in tokens:
-                    self._token(token)
-            case FirstToken(token=token):
-                self._token(token)
+                    self._token(token, decode, is_decoding=True)
+            case FirstToken(decode=decode, token=token):
+                self._token(token, decode, is_decoding=False)
             case Accepted() | Rejected() | Failed() | EndOfRequest():
-                call = self._open.get(message.request)
-                if call is None or call.stream.attempt != message.attempt:
-                    self._stray(message)
-                else:
+                call = self._find(message)
+                if call is not None:
                     self._answer(call, message)
             case _:
                 self._stray(message)
 
-    def fence(self) -> None:
-        """The router has given every open request up; it says so to each one."""
+    def _find(self, message: Answer | Token) -> Call | None:
+        call = self._open.get(message.request)
+        if call is None or call.is_over or call.stream.attempt != message.attempt:
+            self._stray(message)
+            return None
+        return call
 
-    def _token(self, token: Token) -> None:
-        call = self._open.get(token.request)
+    def _token(self, token: Token, decode: Peer, *, is_decoding: bool) -> None:
+        call = self._find(token)
         if call is None:
             return
-        if token.finish in ("error", "abort") and token.attempt == call.stream.attempt:
-            self._ended(call)
-        elif call.stream.take(token):
+        if token.finish in ("error", "abort"):
+            call.attempt.over()
+            call.fail(Refusal(500, "The request was ended by the server."))
+            return
+        before = len(call.stream.emitted)
+        if call.stream.take(token):
+            failpoints.hit("gateway.token")
             self._measure(call)
-            call.answered = True
-            call.wake()
+        elif token.index != call.attempt.base:  # which decode's first batch says again
+            self._stray(token)
+        has_grown = len(call.stream.emitted) > before
+        now = self._now()
+        call.attempt.token(decode, now, is_decoding=is_decoding, has_grown=has_grown)
+        call.accept()
+        if call.stream.ended:
+            self._let_go(call)
+
+    def _answer(self, call: Call, message: Answer) -> None:
+        match message:
+            case Accepted():
+                call.accept()
+            case Rejected():
+                self._rejected(call, message)
+            case Failed():
+                self._failed(call, message)
+            case EndOfRequest():
+                self._ended(call, message)
+
+    def _rejected(self, call: Call, rejected: Rejected) -> None:
+        after = rejected.retry_after
+        call.attempt.rejected(self._now() + (after or 0.0))
+        # A queue that is full for the moment is no end of what has begun.
+        if call.stream.attempt == 1 or rejected.status != 503 or after is None:
+            call.fail(Refusal(rejected.status, rejected.reason, retry_after=after))
+
+    def _failed(self, call: Call, failed: Failed) -> None:
+        # What went wrong may name machines, which is for the log and not for the client.
+        self._process.log.warning(
+            "attempt failed",
+            request=call.name,
+            attempt=failed.attempt,
+            what=failed.what,
+            why=failed.why,
+            evicted=failed.evicted,
+        )
+        call.attempt.over()
+        if failed.retryable:
+            self._renew(call, evicted=failed.evicted)
+            self._submit(call)
+        else:
+            call.fail(Refusal(500, "The request failed in the server."))
+
+    def _ended(self, call: Call, end: EndOfRequest) -> None:
+        """The attempt is over, but its last token has not come: all others may still come."""
+        call.attempt.over()
+        if end.reason in ("stop", "length") and call.attempt.decode is not None:
+            call.accept()
+            if call.attempt.may_ask(self._now()):
+                self._ask(call)
+        else:
+            self._renew(call)
+            self._submit(call)
+
+    # To the mesh
+
+    def _submit(self, call: Call) -> None:
+        if call.is_over:
+            return
+        failpoints.hit("gateway.submit")
+        again_at = self._now() + self._process.config.mesh.resend
+        message, ids = call.submit(self._process.peer, again_at)
+        self._process.mesh.send(self._process.config.mesh.router, message, ids)
+
+    def _ask(self, call: Call) -> None:
+        decode = call.attempt.decode
+        assert decode is not None, "asked for only where it is known"
+        self._figures.resends.inc()
+        self._process.mesh.send(decode.inbox, call.ask(self._process.peer, self._now()))
+
+    def _let_go(self, call: Call) -> None:
+        message = call.let_go()
+        if message is not None:
+            self._process.mesh.send(self._process.config.mesh.router, message)
+
+    def _renew(self, call: Call, *, evicted: bool = False) -> None:
+        if call.is_over:
+            return
+        call.renew(self._now(), self._process.config.gateway.max_attempts, evicted=evicted)
+        if not call.is_over:
+            self._figures.retries.inc()
+
+    # Figures
 
     def _measure(self, call: Call) -> None:
-        now = self._clock.now()
-        if call.first is None:
-            call.first = now
-            self._figures.ttft.observe(now - call.last)
+        now = self._now()
+        if call.last is None:
+            self._figures.ttft.observe(now - call.arrival)
             self._figures.prompt_tokens.inc(len(call.stream.prompt))
         else:
             self._figures.itl.observe(now - call.last)
         self._figures.generation_tokens.inc()
         call.last = now
 
-    def _ended(self, call: Call) -> None:
-        call.failure = Refusal(500, "The request was ended by the server.")
-        call.wake()
+    def _count(self, call: Call) -> None:
+        finish = call.stream.finish
+        self._figures.ended(finish or ("error" if call.failure else "abort"))
+        if finish is not None:
+            self._figures.e2e.observe(self._now() - call.arrival)
 
-    def _answer(self, call: Call, message: Accepted | Rejected | Failed | EndOfRequest) -> None:
-        match message:
-            case Accepted():
-                call.answered = True
-            case Rejected(status=status, reason=reason, retry_after=retry_after):
-                call.failure = Refusal(status, reason, retry_after=retry_after)
-            case Failed():
-                self._failed(call, message)
-            case EndOfRequest(reason="error" | "abort"):
-                self._ended(call)
-            case EndOfRequest():
-                return  # its last token says so itself
-        call.wake()
-
-    def _failed(self, call: Call, failed: Failed) -> None:
-        # What went wrong may name machines, which is for the log and not for the client.
-        self._log.warning("attempt failed", request=call.name, what=failed.what, why=failed.why)
-        if not failed.retryable:
-            call.failure = Refusal(500, "The request failed in the server.")
-        elif call.stream.attempt == MAX_ATTEMPTS:
-            call.failure = Refusal(503, "The request failed several times.", retry_after=1.0)
-        else:
-            call.stream.restart()
-            call.answered = False
-            self._figures.retries.inc()
-
-    def _close(self, call: Call, arrival: float) -> None:
-        stream = call.stream
-        self._figures.ended(stream.finish or ("error" if call.failure else "abort"))
-        if stream.finish is not None:
-            self._figures.e2e.observe(self._clock.now() - arrival)
-        if stream.closed:
-            return
-        if stream.finish is not None:
-            count = stream.usage.completion
-            end = EndOfRequest(call.name, stream.attempt, count, stream.finish)
-            self._mesh.send(self._router, end)
-        else:
-            self._mesh.send(self._router, Cancel(call.name, stream.attempt))
-
-    def _stray(self, message: ControlMessage) -> None:
+    def _stray(self, message: ControlMessage | Token) -> None:
         self._figures.stray.labels(type(message).__name__).inc()
+
+    def _now(self) -> float:
+        return self._process.clock.now()

@@ -67,3 +67,8 @@ def context_length(limit: int, prompt: int, completion: int, param: str) -> Refu
         f"{prompt + completion} tokens ({prompt} in the prompt, {completion} for the completion)."
     )
     return invalid(message, param, "context_length_exceeded")
+
+
+def too_late() -> Refusal:
+    """The time that a request may take is over."""
+    return Refusal(504, "The request took too long.", code="timeout")

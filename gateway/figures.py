@@ -50,6 +50,9 @@ class Figures:
         self.retries = metrics.counter(
             "tetris_gateway_retries", "Attempts after the first of a request."
         )
+        self.resends = metrics.counter(
+            "tetris_gateway_resends", "Times that decode was asked for missing tokens."
+        )
 
         self._mesh = metrics.gauge(
             "tetris_mesh_in_use", "What the whole mesh holds, as the router last said.", ["of"]

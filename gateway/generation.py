@@ -3,27 +3,27 @@
 import asyncio
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 from aiohttp import web
 
 from common.config import GatewayConfig
 from common.messages import Ending, ModelCard
-from gateway.calls import Call, Calls
-from gateway.errors import Refusal, invalid
+from gateway.bodies import JSON, read_json
+from gateway.call import Call
+from gateway.calls import Calls
+from gateway.errors import Refusal, invalid, too_late
 from gateway.figures import Figures
 from gateway.openai import Request, parse_chat, parse_completion
 from gateway.readiness import Readiness
 from gateway.responses import Chat, Completion, Format
-from gateway.sse import EventStream
+from gateway.sse import Events, EventStream
 from gateway.streams import Piece, Stream
 from gateway.tokenizer import Tokenizer
 
-BODY = 30.0
-"""Seconds for a client to send its body."""
 MAX_PLAN = 256
 """Characters of a forced plan."""
-JSON = "application/json"
 
 
 class Generation:
@@ -56,15 +56,18 @@ class Generation:
     async def _serve(
         self, http: web.Request, parse: Callable[[bytes], Request]
     ) -> web.StreamResponse:
-        deadline = asyncio.get_running_loop().time() + self._config.request_timeout
+        start = asyncio.get_running_loop().time()
         with self._calls.place() as arrival:
             plan = self._forced_plan(http)
-            request = parse(await _body(http))
+            request = parse(await read_json(http))
             self._check(request)
-            stream = await self._stream(request)
+            deadline = start + request.patience(self._config.request_timeout)
+            async with _until(deadline):
+                stream = await self._stream(request)
             name = ("chatcmpl-" if request.chat else "cmpl-") + secrets.token_hex(16)
             with self._calls.open(name, stream, plan, arrival) as call:
-                await call.accepted()
+                async with _until(deadline):
+                    await call.accepted()
                 return await self._answer(http, request, call, deadline)
 
     def _check(self, request: Request) -> None:
@@ -92,8 +95,9 @@ class Generation:
         form = self._format(request, call.name)
         headers = {"x-tetris-ignored": ",".join(request.ignored)} if request.ignored else {}
         if request.stream:
-            return await EventStream(request, form, headers).run(http, call, deadline)
-        pieces = await _all(call, deadline)
+            return await EventStream(Events(request, form), headers).run(http, call, deadline)
+        async with _until(deadline):
+            pieces = await _all(call)
         body = form.whole(pieces, call.stream.usage).json()
         return web.Response(body=body, content_type=JSON, headers=headers)
 
@@ -114,26 +118,17 @@ class Generation:
         return plan
 
 
-async def _body(http: web.Request) -> bytes:
-    if http.content_type != JSON:
-        raise Refusal(415, f"The content type must be {JSON}.")
-    if http.headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise Refusal(415, "Compressed bodies are not taken.")
-    if (http.content_length or 0) > http.client_max_size:
-        raise web.HTTPRequestEntityTooLarge(http.client_max_size, http.content_length or 0)
-    try:
-        async with asyncio.timeout(BODY):
-            return await http.read()
-    except TimeoutError:
-        raise Refusal(408, "The body did not arrive in time.") from None
-
-
-async def _all(call: Call, deadline: float) -> list[Piece]:
+async def _all(call: Call) -> list[Piece]:
     pieces: list[Piece] = []
+    while call.stream.finish is None:
+        pieces += await call.pieces()
+    return pieces
+
+
+@asynccontextmanager
+async def _until(deadline: float) -> AsyncIterator[None]:
     try:
         async with asyncio.timeout_at(deadline):
-            while call.stream.finish is None:
-                pieces += await call.pieces()
+            yield
     except TimeoutError:
-        raise Refusal(504, "The request took too long.", code="timeout") from None
-    return pieces
+        raise too_late() from None

@@ -70,6 +70,8 @@ class Common(Struct, frozen=True, kw_only=True):
     min_tokens: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    timeout: Annotated[float, Meta(gt=0)] | None = None
+    """Seconds until the request ends with 504; an extension, at most what the server allows."""
 
 
 class CompletionBody(Common, frozen=True, kw_only=True):
@@ -107,6 +109,8 @@ class Request(Struct, frozen=True, kw_only=True):
     stream: bool
     include_usage: bool
     continuous_usage: bool
+    timeout: float | None
+    """Seconds."""
     ignored: tuple[str, ...]
 
     @property
@@ -118,6 +122,16 @@ class Request(Struct, frozen=True, kw_only=True):
     def chat(self) -> bool:
         """Whether this is a conversation."""
         return isinstance(self.prompt, list) and isinstance(self.prompt[0], ChatMessage)
+
+    def patience(self, limit: float) -> float:
+        """Seconds that it may take, of `limit`.
+
+        Raises:
+            Refusal: the client wants to wait longer.
+        """
+        if self.timeout is not None and self.timeout > limit:
+            raise invalid(f"'timeout' must not exceed {limit:g} seconds.", "timeout")
+        return limit if self.timeout is None else self.timeout
 
     def budget(self, num_prompt: int, limit: int) -> int:
         """Tokens that may be emitted after `num_prompt` of a context of `limit`.
@@ -180,6 +194,7 @@ def _request(
         stream=bool(body.stream),
         include_usage=bool(options.include_usage),
         continuous_usage=bool(options.continuous_usage_stats),
+        timeout=body.timeout,
         ignored=ignored,
     )
 

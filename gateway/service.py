@@ -5,13 +5,14 @@ import asyncio
 from aiohttp import web
 
 from common.errors import ConfigError
-from common.messages import PROTOCOL, ClusterState, GatewayFacts, Hello, ModelCard
+from common.messages import PROTOCOL, ClusterState, Hello, ModelCard
 from common.model_card import read_card
 from common.service import Membership, Process
-from gateway import app
+from gateway import app, control
 from gateway.calls import Calls
 from gateway.figures import Figures
 from gateway.generation import Generation
+from gateway.questions import Questions
 from gateway.readiness import Readiness
 from gateway.tokenizer import Tokenizer
 
@@ -23,43 +24,56 @@ class Gateway:
         figures = self._figures = Figures(process.metrics, card.name)
         self._process = process
         self._calls = Calls(process, figures)
+        self._questions = Questions(process)
         self._readiness = Readiness()
         self._moving = False
         hello = Hello("gateway", process.peer, process.node, PROTOCOL, card)
-        self._membership = Membership(process, hello, self._facts, self._calls.fence)
+        self._membership = Membership(process, hello, self._calls.facts, self._calls.fence)
         config = process.config.gateway
         generation = Generation(config, card, tokenizer, self._calls, self._readiness, figures)
-        probes = app.Probes(card, self._is_moving, self._joined, process.metrics.render)
-        self.app = app.build(config, generation, probes, figures)
+        stopping, render = process.stopping.is_set, process.metrics.render
+        probes = app.Probes(card, self._is_moving, self._joined, stopping, render)
+        self._public = app.runner(app.build(config, generation, probes, figures))
+        self._control = app.runner(control.build(self._questions, figures))
 
-    async def run(self, runner: web.AppRunner) -> None:
-        """Serve until cancelled; the mesh is read until the last open request has ended."""
+    async def run(self) -> None:
+        """Serve until cancelled; what is open then is told that there is no time left."""
+        config = self._process.config.gateway
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._membership.run())
-            group.create_task(self._read())
+            for loop in (self._membership.run(), self._calls.run(), self._read()):
+                group.create_task(loop)
             try:
-                await self._listen(runner)
+                operators = f"{config.control_host}:{config.control_port}"
+                await self._listen(self._control, operators, "gateway.control_")
+                site = await self._listen(self._public, f"{config.host}:{config.port}", "gateway.")
+                await self._process.stopping.wait()
+                # New connections are refused, and those that are open end with their requests.
+                await site.stop()
                 await asyncio.Event().wait()
             finally:
-                await runner.cleanup()
+                self._calls.abandon()
+                await self._public.cleanup()
+                await self._control.cleanup()
 
-    async def _listen(self, runner: web.AppRunner) -> None:
-        config = self._process.config.gateway
+    async def _listen(self, runner: web.AppRunner, where: str, keys: str) -> web.TCPSite:
+        host, _, port = where.rpartition(":")
         await runner.setup()
+        site = web.TCPSite(runner, host, int(port))
         try:
-            await web.TCPSite(runner, config.host, config.port).start()
+            await site.start()
         except OSError as error:
-            where = f"{config.host}:{config.port}"
-            raise ConfigError(f"gateway.host, gateway.port: cannot listen on {where}") from error
-        for host, port, *_ in runner.addresses:
-            self._process.log.info("listening", host=host, port=port)
+            message = f"{keys}host, {keys}port: cannot listen on {where}"
+            raise ConfigError(message) from error
+        for bound, number, *_ in runner.addresses:
+            self._process.log.info("listening", host=bound, port=number)
+        return site
 
     async def _read(self) -> None:
         self._moving = True
         try:
             while True:
                 message, _ = await self._process.mesh.receive()
-                if self._membership.receive(message):
+                if self._membership.receive(message) or self._questions.receive(message):
                     continue
                 if isinstance(message, ClusterState):
                     self._readiness.receive(message, self._process.clock.now())
@@ -68,9 +82,6 @@ class Gateway:
                     self._calls.receive(message)
         finally:
             self._moving = False
-
-    def _facts(self) -> GatewayFacts:
-        return GatewayFacts(streams=len(self._calls))
 
     def _is_moving(self) -> bool:
         return self._moving
@@ -89,8 +100,7 @@ async def serve(process: Process) -> None:
     """
     card = read_card(process.config.model)
     tokenizer = Tokenizer(process.config.model.path)
-    gateway = Gateway(process, card, tokenizer)
     try:
-        await gateway.run(app.runner(gateway.app))
+        await Gateway(process, card, tokenizer).run()
     finally:
         tokenizer.close()

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 from aiohttp import web
 
-from gateway.calls import Call
-from gateway.errors import Refusal
+from gateway.call import Call
+from gateway.errors import Refusal, too_late
 from gateway.openai import Request
 from gateway.responses import Answer, Format
 from gateway.streams import Piece, Usage
@@ -23,29 +23,58 @@ _HEADERS = {
 _DONE = b"data: [DONE]\n\n"
 
 
-class EventStream:
-    """One streamed answer.
+class Events:
+    """The bytes of one streamed answer."""
 
-    Args:
-        deadline: loop time at which the request ends with an error.
-    """
-
-    def __init__(self, request: Request, form: Format, headers: dict[str, str]) -> None:
+    def __init__(self, request: Request, form: Format) -> None:
         self._request = request
         self._form = form
+
+    def opening(self) -> bytes:
+        """What comes before the first token."""
+        return b"".join(_event(answer.json()) for answer in self._form.opening())
+
+    def tokens(self, pieces: Sequence[Piece], num_prompt: int) -> bytes:
+        """One event for each token."""
+        return b"".join(_event(self._chunk(piece, num_prompt).json()) for piece in pieces)
+
+    def ending(self, usage: Usage) -> bytes:
+        """What comes after the last token."""
+        if not self._request.include_usage:
+            return _DONE
+        return _event(self._form.closing(usage).json()) + _DONE
+
+    def failure(self, refusal: Refusal) -> bytes:
+        """The end of an answer that cannot go on."""
+        return _event(refusal.body()) + _DONE
+
+    def _chunk(self, piece: Piece, num_prompt: int) -> Answer:
+        if not self._request.continuous_usage:
+            return self._form.chunk(piece, None)
+        return self._form.chunk(piece, Usage(num_prompt, piece.token.index + 1))
+
+
+class EventStream:
+    """One streamed answer on its way to the client."""
+
+    def __init__(self, events: Events, headers: dict[str, str]) -> None:
+        self._events = events
         self._response = web.StreamResponse(headers=_HEADERS | headers)
 
     async def run(self, http: web.Request, call: Call, deadline: float) -> web.StreamResponse:
-        """Write the whole answer; a failure becomes an error event before the end."""
+        """Write the whole answer; a failure becomes an error event before the end.
+
+        So does `deadline`, in loop time.
+        """
         await self._response.prepare(http)
-        await self._write(http, _events(self._form.opening()))
+        await self._write(http, self._events.opening())
         try:
             while call.stream.finish is None:
                 await self._next(http, call, deadline)
         except Refusal as refusal:
-            await self._write(http, _event(refusal.body()) + _DONE)
+            await self._write(http, self._events.failure(refusal))
         else:
-            await self._write(http, self._ending(call.stream.usage))
+            await self._write(http, self._events.ending(call.stream.usage))
         await self._response.write_eof()
         return self._response
 
@@ -56,22 +85,10 @@ class EventStream:
                 pieces = await call.pieces()
         except TimeoutError:
             if silence >= deadline:
-                raise Refusal(504, "The request took too long.", code="timeout") from None
+                raise too_late() from None
             await self._write(http, b": ping\n\n")
         else:
-            await self._write(http, _events(self._chunks(pieces, call.stream.usage)))
-
-    def _chunks(self, pieces: Sequence[Piece], usage: Usage) -> list[Answer]:
-        if not self._request.continuous_usage:
-            return [self._form.chunk(piece, None) for piece in pieces]
-        return [
-            self._form.chunk(piece, Usage(usage.prompt, piece.token.index + 1)) for piece in pieces
-        ]
-
-    def _ending(self, usage: Usage) -> bytes:
-        if not self._request.include_usage:
-            return _DONE
-        return _event(self._form.closing(usage).json()) + _DONE
+            await self._write(http, self._events.tokens(pieces, len(call.stream.prompt)))
 
     async def _write(self, http: web.Request, data: bytes) -> None:
         if not data:
@@ -83,10 +100,6 @@ class EventStream:
             if http.transport is not None:
                 http.transport.abort()
             raise ConnectionResetError("the client does not read") from None
-
-
-def _events(answers: Sequence[Answer]) -> bytes:
-    return b"".join(_event(answer.json()) for answer in answers)
 
 
 def _event(data: bytes) -> bytes:

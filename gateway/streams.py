@@ -59,27 +59,24 @@ class Stream:
         self.sampling = sampling
         self.attempt = 1
         self.emitted: list[Token] = []
-        self.finish: Finish | None = None
-        """Why the text ended; None while it may go on."""
         self._ending = ending
         self._stops = Stops(stops)
         self._detokenizer = detokenizer
         self._ahead: dict[int, Token] = {}
-        self._read = 0
+        self._pieces: list[Piece] = []
+        self._finish: Finish | None = None
         self._closed = False
 
     # Tokens in
 
     def take(self, token: Token) -> bool:
         """Take a token in; False if it is of another attempt, known already or out of bounds."""
-        if self._closed or token.attempt != self.attempt or token.index in self._ahead:
+        if self.ended or token.attempt != self.attempt or token.index in self._ahead:
             return False
         if not len(self.emitted) <= token.index < self._ending.max_tokens:
             return False
         self._ahead[token.index] = token
-        while not self._closed and (token_ := self._ahead.pop(len(self.emitted), None)):
-            self.emitted.append(token_)
-            self._closed = token_.finish is not None
+        self._grow()
         return True
 
     def restart(self) -> None:
@@ -109,17 +106,35 @@ class Stream:
         return self._closed
 
     @property
+    def ended(self) -> bool:
+        """Whether no more tokens are wanted: a stop string or the last token has come."""
+        return self._finish is not None
+
+    @property
+    def finish(self) -> Finish | None:
+        """Why the text ended; None while pieces of it are to come."""
+        return None if self._pieces else self._finish
+
+    @property
+    def gap(self) -> bool:
+        """Whether tokens have come behind one that is missing."""
+        return bool(self._ahead)
+
+    @property
     def usage(self) -> Usage:
-        """Tokens of the prompt, and those whose text has been given out."""
-        return Usage(len(self.prompt), self._read)
+        """Tokens of the prompt, and those of the answer so far."""
+        return Usage(len(self.prompt), len(self.emitted))
 
     def pieces(self) -> list[Piece]:
-        """What the tokens since the last call add; nothing after the end."""
-        pieces = []
-        while self.finish is None and self._read < len(self.emitted):
-            pieces.append(self._piece(self.emitted[self._read]))
-            self._read += 1
+        """What the tokens since the last call add."""
+        pieces, self._pieces = self._pieces, []
         return pieces
+
+    def _grow(self) -> None:
+        while not self.ended and (token := self._ahead.pop(len(self.emitted), None)):
+            self.emitted.append(token)
+            self._closed = token.finish is not None
+            self._pieces.append(self._piece(token))
 
     def _piece(self, token: Token) -> Piece:
         # A token that stops is not text of the answer.
@@ -128,11 +143,11 @@ class Stream:
             text += self._detokenizer.flush()
         text, stopped = self._judge(token.index, text)
         if stopped:
-            self.finish = "stop"
+            self._finish = "stop"
         elif token.finish is not None:
-            self.finish = token.finish
+            self._finish = token.finish
             text += self._stops.flush()
-        return Piece(token, text, self.finish)
+        return Piece(token, text, self._finish)
 
     def _judge(self, index: int, text: str) -> tuple[str, bool]:
         if index + 1 < self._ending.min_tokens:

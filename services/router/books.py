@@ -1,23 +1,29 @@
 """All books of the router, and what joining and leaving mean for them."""
 
+from common.config import MeshConfig
 from services.router.dispatch import Dispatch
 from services.router.memory import Memory
 from services.router.placement import Placement
 from services.router.pool import Pool
 from services.router.registry import Registered, Registry
 from services.router.requests import Requests
+from services.router.sightings import Sightings
+
+GRACE = 4
+"""Heartbeats for which a disagreement may last, time for everyone to reach a new router."""
 
 
 class Books:
-    """Members, time, memory, decode slots, turns and requests."""
+    """Members, time, memory, decode slots, turns, requests and disagreements."""
 
-    def __init__(self, epoch: int, max_queue: int, resend: float) -> None:
+    def __init__(self, epoch: int, max_queue: int, mesh: MeshConfig) -> None:
         self.registry = Registry()
         self.pool = Pool()
         self.memory = Memory()
         self.placement = Placement()
-        self.dispatch = Dispatch(epoch, resend)
+        self.dispatch = Dispatch(epoch, mesh.resend)
         self.requests = Requests(max_queue)
+        self.sightings = Sightings(GRACE * mesh.heartbeat)
 
     def join(self, member: Registered) -> None:
         """Open the books of a new member."""
@@ -35,6 +41,7 @@ class Books:
         self.memory.leave(name)
         self.dispatch.leave(name)
         self.placement.leave(name)
+        self.sightings.leave(name)
 
     def quiescent(self) -> bool:
         """Whether nothing of any request is left in any book."""
@@ -42,5 +49,6 @@ class Books:
             self.requests.owners
             or self.memory.owners
             or self.placement.owners
+            or self.sightings.owners
             or any(True for _ in self.pool.tasks)
         )

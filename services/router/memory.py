@@ -19,6 +19,12 @@ class _Books:
     total: int
     held: dict[Owner, tuple[int, int]] = field(default_factory=dict)
     """Slots, and the last turn in which the owner still needs them."""
+    strangers: dict[Owner, int] = field(default_factory=dict)
+    """Slots in use that this router has promised to nobody, as after its restart."""
+
+    def free(self) -> int:
+        promised = sum(slots for slots, _ in self.held.values())
+        return self.total - promised - sum(self.strangers.values())
 
 
 class Memory:
@@ -36,11 +42,8 @@ class Memory:
         self._instances.pop(name, None)
 
     def free(self) -> dict[str, int]:
-        """Slots that are promised to nobody, by instance."""
-        return {
-            name: books.total - sum(slots for slots, _ in books.held.values())
-            for name, books in self._instances.items()
-        }
+        """Slots that nobody has or was promised, by instance."""
+        return {name: books.free() for name, books in self._instances.items()}
 
     def totals(self) -> dict[str, int]:
         """Slots of every instance."""
@@ -49,15 +52,20 @@ class Memory:
     def reserve(self, owner: Owner, slots: Mapping[str, int], turns: Mapping[str, int]) -> None:
         """Promise slots by instance; `turns` is the owner's last turn on each."""
         for name, count in slots.items():
-            self._instances[name].held[owner] = (count, turns[name])
+            books = self._instances[name]
+            books.held[owner] = (count, turns[name])
+            books.strangers.pop(owner, None)
 
     def release(self, owner: Owner, name: str) -> bool:
         """An instance holds nothing of an attempt any more; False when nothing was promised."""
         books = self._instances.get(name)
-        return books is not None and books.held.pop(owner, None) is not None
+        if books is None:
+            return False
+        was_stranger = books.strangers.pop(owner, None) is not None
+        return books.held.pop(owner, None) is not None or was_stranger
 
-    def reconcile(self, name: str, held: set[Owner], finished_through: int) -> bool:
-        """Release what an instance no longer holds though its last turn is over."""
+    def reconcile(self, name: str, held: Mapping[Owner, int], finished_through: int) -> bool:
+        """Release what is not among the slots held by owner though its last turn is over."""
         books = self._instances[name]
         gone = [
             owner
@@ -66,12 +74,14 @@ class Memory:
         ]
         for owner in gone:
             del books.held[owner]
+        books.strangers = {owner: held[owner] for owner in held if owner not in books.held}
         return bool(gone)
 
     @property
     def owners(self) -> set[Owner]:
         """Attempts with slots anywhere."""
-        return {owner for books in self._instances.values() for owner in books.held}
+        books = self._instances.values()
+        return {owner for one in books for owner in (*one.held, *one.strangers)}
 
 
 def round_up(tokens: int) -> int:

@@ -18,6 +18,8 @@ class _Instance:
     active: int = 0
     held: set[Owner] = field(default_factory=set)
     """Attempts whose slots are no longer in `free`."""
+    admitted: set[Owner] = field(default_factory=set)
+    """Those of them that it decodes."""
     virtual: dict[Owner, int] = field(default_factory=dict)
 
     def left(self) -> int:
@@ -45,6 +47,12 @@ class Placement:
         instance.total, instance.free = facts.total_slots, facts.free_slots
         instance.active = facts.active
         instance.held = {Owner(held.request, held.attempt) for held in facts.held}
+        instance.admitted = {Owner(one.request, one.attempt) for one in facts.held if one.admitted}
+
+    def carrier(self, owner: Owner) -> str | None:
+        """The instance that decodes an attempt, as far as statistics tell."""
+        instances = self._instances.items()
+        return next((name for name, instance in instances if owner in instance.admitted), None)
 
     def freeness(self, name: str) -> float:
         """Free slots per active request."""

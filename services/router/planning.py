@@ -4,10 +4,12 @@ from collections.abc import Callable
 
 from common.config import RouterConfig
 from common.errors import RequestFailed
+from common.failpoints import hit
 from common.latency import LatencyModel
 from common.messages import Hello, Member, Peer, RunChunk, Target
 from services.router.admission import Admission
 from services.router.books import Books
+from services.router.forced import parse
 from services.router.memory import plan_slots
 from services.router.placement import decode_slots
 from services.router.plan import Plan, Policy
@@ -32,47 +34,80 @@ class Planning:
         self._send = send
 
     def check(self, request: Request) -> None:
-        """Whether the mesh of now could serve the request if it were empty.
+        """Whether what the client demands makes sense in any mesh.
 
         Raises:
-            RequestFailed: it could not, saying what to raise.
+            RequestFailed: it does not.
         """
-        books, submit = self._books, request.submit
-        self._admission.check(submit.num_tokens, books.memory.totals(), submit.forced_plan)
-        need, largest = self._decode_slots(request), books.placement.largest()
-        if largest and need > largest:
-            raise RequestFailed(
-                f"{submit.num_tokens} tokens and their first output need {need} slots of decode, "
-                f"the largest instance has {largest}; raise decode.kv_tokens"
-            )
+        submit = request.submit
+        if submit.forced_plan is not None:
+            parse(submit.forced_plan, submit.num_tokens, self._admission.model)
+
+    def impossible(self, request: Request) -> str | None:
+        """Why the mesh of now could not serve the request even if it were empty, if so."""
+        version = self._books.registry.version
+        if request.verdict is None or request.verdict[0] != version:
+            request.verdict = version, self._judge(request)
+        return request.verdict[1]
 
     def start_waiting(self, now: float) -> list[Request]:
-        """Start requests from the head of the queue until one has to wait.
+        """Start requests from the head of the queue until one has to wait for room.
+
+        One that waits for members to come back holds nobody up.
 
         Returns:
             The requests that have started.
         """
         started = []
-        while (request := self._books.requests.head()) is not None:
-            decode = self._place(request)
-            if decode is None:
+        for request in self._books.requests.waiting:
+            if self.impossible(request) is not None:
+                continue
+            if not self._start(request, now):
                 break
-            plan = self._plan(request, now)
-            if plan is None:
-                break
-            self._commit(request, plan, decode, now)
             started.append(request)
         return started
 
+    def stuck(self) -> list[tuple[Request, str]]:
+        """Waiting requests that were found impossible in the mesh of now, and why."""
+        version = self._books.registry.version
+        judged = [(one, one.verdict) for one in self._books.requests.waiting if one.verdict]
+        return [(one, why) for one, (at, why) in judged if at == version and why is not None]
+
+    def _judge(self, request: Request) -> str | None:
+        books, submit = self._books, request.submit
+        try:
+            self._admission.check(submit.num_tokens, books.memory.totals(), submit.forced_plan)
+        except RequestFailed as error:
+            return str(error)
+        max_tokens, largest = submit.ending.max_tokens, books.placement.largest()
+        need = decode_slots(submit.num_tokens, max_tokens, max_tokens)
+        if largest and need > largest:
+            return (
+                f"{submit.num_tokens} tokens and max_tokens {max_tokens} need {need} slots of "
+                f"decode, the largest instance has {largest}; lower max_tokens or raise "
+                "decode.kv_tokens"
+            )
+        return None
+
+    def _start(self, request: Request, now: float) -> bool:
+        decode = self._place(request)
+        plan = self._plan(request, now) if decode is not None else None
+        if decode is None or plan is None:
+            return False
+        self._commit(request, plan, decode, now)
+        return True
+
     def _place(self, request: Request) -> Registered | None:
         books = self._books
-        usable = {member.name for member in books.registry.of("decode-worker") if member.broker}
+        serving = books.registry.serving("decode-worker")
+        usable = {member.name for member in serving if member.broker}
         name = books.placement.choose(self._decode_slots(request), usable)
         return None if name is None else books.registry.find(name)
 
     def _plan(self, request: Request, now: float) -> Plan | None:
-        submit = request.submit
-        view, free = self._books.pool.view(now), self._books.memory.free()
+        books, submit = self._books, request.submit
+        serving = frozenset(member.name for member in books.registry.serving("prefill-worker"))
+        view, free = books.pool.view(now).only(serving), books.memory.free()
         if submit.forced_plan is not None:
             return self._admission.forced(submit.forced_plan, submit.num_tokens, view, free)
         return self._admission.plan(submit.num_tokens, view, free)
@@ -83,11 +118,12 @@ class Planning:
         return decode_slots(submit.num_tokens, submit.ending.max_tokens, reserve)
 
     def _commit(self, request: Request, plan: Plan, decode: Registered, now: float) -> None:
+        hit("router.plan")
         books, owner = self._books, request.owner
         assert decode.broker is not None, "only placed where there is a broker"
         books.requests.planned(request)
         request.plan, request.decode, request.broker = plan, decode.name, decode.broker
-        request.parties = request.parties | {*plan.members, decode.name, decode.broker}
+        request.touch(*plan.members, decode.name, decode.broker)
         books.placement.book(owner, decode.name, self._decode_slots(request))
         tasks = books.pool.commit(owner, plan)
         last = {name: turn for task in tasks for name, turn in task.turns.items()}
@@ -124,6 +160,7 @@ class Planning:
                 ending=submit.ending,
                 predicted=task.predicted,
             )
+            hit("router.issue")
             self._books.dispatch.send(name, run, ids, now)
             self._send(members[rank].inbox, run, ids)
 

@@ -95,9 +95,9 @@ class Pool:
         self._touch()
         return tasks
 
-    def issued(self, name: str) -> int:
-        """The last turn of an instance that has work."""
-        return self._instances[name].turn
+    def planned(self, name: str) -> int:
+        """Chunks that an instance still has to finish."""
+        return len(self._tasks_of(name))
 
     def is_turn(self, name: str, seq: int, turn: int) -> bool:
         """Whether a chunk is on its way and is that turn of the instance."""

@@ -1,14 +1,14 @@
 """Who belongs to the mesh, and which broker serves which decode instance.
 
-Pure. A member is one life (incarnation) of a name; a new life replaces the old one, which can
-never come back. Whoever removes a member (replacement now; death and drain use the same way)
-must also settle the books that name it.
+Pure. A member is one life (incarnation) of a name; once removed, by death, departure or a newer
+life, it can never come back. Whoever removes a member also settles the books that name it.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from common.messages import (
+    LOST_MEMBER,
     PROTOCOL,
     BrokerFacts,
     DecodeFacts,
@@ -22,19 +22,28 @@ from common.messages import (
 )
 
 MAX_MEMBERS = 2048
-MAX_REPLACED = 4096
-"""Replaced lives that are remembered."""
+MAX_REMOVED = 4096
+"""Removed lives that are remembered."""
 
 
 @dataclass(slots=True)
 class Registered:
-    """A member with the last facts it sent; `seen` in monotonic seconds."""
+    """A member with the last facts it sent; times in monotonic seconds.
+
+    Args:
+        seen: when it was heard last.
+        broker: name of the broker of a decode instance.
+        leaving: whether it gets nothing new.
+        ordered: whether that is an operator's wish.
+    """
 
     hello: Hello
     seen: float
+    joined: float
     facts: Facts | None = None
     broker: str | None = None
-    """Name of the broker of a decode instance."""
+    leaving: bool = False
+    ordered: bool = False
 
     @property
     def name(self) -> str:
@@ -46,13 +55,35 @@ class Registered:
         """Where it listens."""
         return self.hello.peer.inbox
 
+    @property
+    def role(self) -> Role:
+        """What it does."""
+        return self.hello.role
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """A life that has ended: where it listened, and whether it had asked to go."""
+
+    inbox: str
+    departed: bool
+
 
 class Registry:
     """All members of the mesh but the router."""
 
     def __init__(self) -> None:
         self._members: dict[str, Registered] = {}
-        self._replaced: dict[int, None] = {}
+        self._removed: dict[tuple[str, int], Removed] = {}
+        self._missing: dict[str, float] = {}
+        self._grown = 0.0
+        self.version = 0
+        """Changes with every member that comes or goes."""
+
+    @property
+    def members(self) -> list[Registered]:
+        """All members, in the order in which they joined."""
+        return list(self._members.values())
 
     @property
     def max_model_len(self) -> int | None:
@@ -66,11 +97,13 @@ class Registry:
         missing = _missing(hello)
         if missing:
             return f"a {hello.role} must name its {', '.join(missing)}"
-        if hello.peer.incarnation in self._replaced:
-            return f"a newer process has taken the name {hello.peer.name}"
         known = self._members.get(hello.peer.name)
-        if known is not None and known.hello.role != hello.role:
-            return f"the name {hello.peer.name} belongs to a {known.hello.role}"
+        if known is not None and known.hello.peer.incarnation > hello.peer.incarnation:
+            return f"a newer process has taken the name {hello.peer.name}"
+        if self.removed(hello.peer.name, hello.peer.incarnation) is not None:
+            return LOST_MEMBER
+        if known is not None and known.role != hello.role:
+            return f"the name {hello.peer.name} belongs to a {known.role}"
         if known is None and len(self._members) >= MAX_MEMBERS:
             return f"the mesh is full: {MAX_MEMBERS} members"
         return self._mismatch(hello)
@@ -84,7 +117,7 @@ class Registry:
 
     def of(self, role: Role) -> list[Registered]:
         """All members of one role, in the order in which they joined."""
-        return [member for member in self._members.values() if member.hello.role == role]
+        return [member for member in self._members.values() if member.role == role]
 
     def usage(self) -> dict[str, int]:
         """What all workers together have in use, as they last said."""
@@ -97,47 +130,75 @@ class Registry:
             "backends": sum(one.lent for one in facts if isinstance(one, BrokerFacts)),
         }
 
+    def removed(self, name: str, incarnation: int) -> Removed | None:
+        """What is remembered of a life that was removed."""
+        return self._removed.get((name, incarnation))
+
+    def serving(self, role: Role) -> list[Registered]:
+        """Those of one role that new requests may use."""
+        return [member for member in self.of(role) if not member.leaving]
+
     def add(self, hello: Hello, now: float) -> Registered:
         """Take a member in that was not refused and whose name is free."""
-        member = Registered(hello, now)
+        member = Registered(hello, now, now)
         self._members[member.name] = member
+        self._missing.pop(member.name, None)
+        self._grown = now
+        self.version += 1
         return member
 
-    def remove(self, name: str) -> Registered | None:
+    def remove(self, name: str, *, departed: bool = False) -> Registered | None:
         """Forget a member; this life of it cannot join again."""
         member = self._members.pop(name, None)
         if member is not None:
-            self._replaced[member.hello.peer.incarnation] = None
-            if len(self._replaced) > MAX_REPLACED:
-                del self._replaced[next(iter(self._replaced))]
+            key = (name, member.hello.peer.incarnation)
+            self._removed[key] = Removed(member.inbox, departed)
+            if len(self._removed) > MAX_REMOVED:
+                del self._removed[next(iter(self._removed))]
+            self.version += 1
         return member
+
+    def miss(self, name: str, now: float) -> None:
+        """A lost member may come back under its name."""
+        self._missing[name] = now
+        if len(self._missing) > MAX_MEMBERS:
+            del self._missing[next(iter(self._missing))]
+
+    def complete(self, now: float, patience: float) -> bool:
+        """Whether nobody is missing who could still come back; patience in seconds."""
+        return all(now - lost >= patience for lost in self._missing.values())
+
+    def settled(self, now: float, grace: float) -> bool:
+        """Whether the last member came at least so long ago; seconds."""
+        return now - self._grown >= grace
 
     def beat(self, heartbeat: Heartbeat, now: float) -> Registered | None:
         """Note a member's facts; None when this life of it is unknown."""
         member = self.find(heartbeat.name, heartbeat.incarnation)
-        if member is not None and member.hello.role == heartbeat.role:
+        if member is not None and member.role == heartbeat.role:
             member.facts, member.seen = heartbeat.facts, now
             return member
         return None
 
     def assign_brokers(self) -> list[Registered]:
-        """Give every decode instance without a living broker the least loaded one.
+        """Give every decode instance without a broker that stays the least loaded one that does.
 
         Returns:
-            The decode instances whose broker is new.
+            The decode instances whose broker is another one, or none, since.
         """
-        loads = {member.name: 0 for member in self.of("kv-transfer")}
+        brokers = self.serving("kv-transfer") or self.of("kv-transfer")
+        loads = {member.name: 0 for member in brokers}
         orphans = []
         for decode in self.of("decode-worker"):
             if decode.broker in loads:
                 loads[decode.broker] += 1
             else:
-                orphans.append(decode)
-        for decode in orphans:
+                orphans.append((decode, decode.broker))
+        for decode, _ in orphans:
             decode.broker = min(loads, key=loads.__getitem__, default=None)
             if decode.broker is not None:
                 loads[decode.broker] += 1
-        return [decode for decode in orphans if decode.broker is not None]
+        return [decode for decode, before in orphans if decode.broker != before]
 
     def _mismatch(self, hello: Hello) -> str | None:
         for member in self._others(hello.peer.name):

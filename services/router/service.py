@@ -1,5 +1,6 @@
-"""The router as a process: one loop that hands every message to the router's books."""
+"""The router as a process: a loop that hands every message to its books, and one that ticks."""
 
+import asyncio
 from functools import partial
 
 from structlog.typing import FilteringBoundLogger
@@ -21,6 +22,12 @@ async def serve(process: Process) -> None:
 
 async def route(process: Process, router: Router) -> None:
     """Serve with this router."""
+    async with asyncio.TaskGroup() as group:
+        group.create_task(_receive(process, router))
+        group.create_task(_tick(process, router))
+
+
+async def _receive(process: Process, router: Router) -> None:
     metrics = process.metrics
     waiting = metrics.gauge("tetris_router_waiting", "Requests without a plan.")
     living = metrics.gauge("tetris_router_requests", "Requests that are not over.")
@@ -33,14 +40,20 @@ async def route(process: Process, router: Router) -> None:
         ignored.set(router.num_ignored)
 
 
+async def _tick(process: Process, router: Router) -> None:
+    while True:
+        router.tick(process.clock.now())
+        await process.clock.sleep(process.config.mesh.heartbeat / 2)
+
+
 def _log_plan(log: FilteringBoundLogger, request: Request) -> None:
     """One line for each plan: what runs where, and the TTFT that is expected of it."""
     plan = request.plan
     assert plan is not None, "logged after planning"
     log.info(
         "planned",
-        request=request.submit.request,
-        attempt=request.submit.attempt,
+        request=request.owner.request,
+        attempt=request.owner.attempt,
         chunks=" → ".join(f"{chunk.size}:{chunk.length}" for chunk in plan.chunks),
         members=" ".join(plan.members),
         decode=request.decode,

@@ -12,14 +12,17 @@ from common.errors import ConfigError
 from common.memory_transport import Faults, MemoryNetwork
 from common.mesh import Mesh
 from common.messages import (
+    LOST_MEMBER,
     PROTOCOL,
     UNKNOWN_MEMBER,
     Cancel,
     ClusterState,
     ControlMessage,
     GatewayFacts,
+    Goodbye,
     Heartbeat,
     Hello,
+    Leave,
     ModelCard,
     Peer,
     Refused,
@@ -40,10 +43,12 @@ class Router:
         self.mesh = mesh
         self.answer = answer
         self.seen: list[tuple[float, str]] = []
+        self.messages: list[ControlMessage] = []
 
     async def run(self) -> None:
         while True:
             message, _ = await self.mesh.receive()
+            self.messages.append(message)
             self.seen.append((asyncio.get_running_loop().time(), type(message).__name__))
             if answer := self.answer(message):
                 self.mesh.send("member", answer)
@@ -52,11 +57,36 @@ class Router:
         return [kind for _, kind in self.seen]
 
 
+class Gateway:
+    """What a member's service adds: its streams, which a fence drops."""
+
+    def __init__(self, process: Process) -> None:
+        self.process = process
+        self.streams = 3
+        self.fenced: list[int] = []
+
+    def facts(self) -> GatewayFacts:
+        return GatewayFacts(self.streams)
+
+    def fence(self) -> None:
+        self.streams = 0
+        self.fenced.append(self.process.peer.incarnation)
+
+
 @asynccontextmanager
 async def member(
     answer: Answer, faults: Faults | None = None
 ) -> AsyncIterator[tuple[Router, Membership]]:
     """A member and a router in virtual time."""
+    async with serving(answer, faults) as (router, membership, _):
+        yield router, membership
+
+
+@asynccontextmanager
+async def serving(
+    answer: Answer, faults: Faults | None = None
+) -> AsyncIterator[tuple[Router, Membership, Gateway]]:
+    """A member with its service, and a router."""
     network = MemoryNetwork(random.Random(1), faults)
     config = Config(model=MODEL, mesh=MeshConfig(router="router"))
     meshes = [
@@ -74,7 +104,8 @@ async def member(
         "node",
     )
     hello = Hello("gateway", peer, "node", PROTOCOL, ModelCard("tiny", "f", 10))
-    membership = Membership(process, hello, lambda: GatewayFacts(3))
+    gateway = Gateway(process)
+    membership = Membership(process, hello, gateway.facts, gateway.fence)
 
     async def listen() -> None:
         while True:
@@ -83,7 +114,7 @@ async def member(
     async with asyncio.TaskGroup() as group:
         loops = [mesh.run() for mesh in meshes] + [router.run(), listen(), membership.run()]
         tasks = [group.create_task(each) for each in loops]
-        yield router, membership
+        yield router, membership, gateway
         for task in tasks:
             task.cancel()
     for mesh in meshes:
@@ -187,5 +218,180 @@ def test_messages_of_others_are_left_to_the_service():
             assert not membership.receive(ClusterState(1, 0, 0, 0, 0))
             assert membership.receive(Welcome(1, 10))
             assert membership.receive(Refused(10, "old"))
+
+    run(main())
+
+
+def books(message: ControlMessage) -> ControlMessage | None:
+    """A router that knows every life it is told of."""
+    match message:
+        case Hello(peer=peer):
+            return Welcome(1, peer.incarnation)
+        case Heartbeat(incarnation=incarnation):
+            return Welcome(1, incarnation)
+    return None
+
+
+def test_every_answer_renews_the_lease():
+    async def main() -> None:
+        async with serving(books) as (router, membership, _):
+            await asyncio.sleep(5.0)
+            assert membership.silence < 0.6
+            router.answer = lambda _: None
+            await asyncio.sleep(5.0)
+            assert membership.silence == pytest.approx(5.4, abs=0.2)
+            assert membership.welcome is not None
+
+    run(main())
+
+
+def test_a_life_that_counts_as_lost_lets_go_once_and_joins_as_a_new_one():
+    def answer(message: ControlMessage) -> ControlMessage | None:
+        if isinstance(message, Heartbeat) and message.incarnation == 11:
+            return Refused(11, LOST_MEMBER)
+        return books(message)
+
+    async def main() -> None:
+        # Refusals to the old life come twice: the second one means nothing.
+        async with serving(answer, Faults(duplication=1.0)) as (router, membership, gateway):
+            await asyncio.sleep(3.0)
+            assert gateway.fenced == [11]
+            assert gateway.process.peer.incarnation == 12
+            assert membership.welcome == Welcome(1, 12)
+            hellos = [m.peer.incarnation for m in router.messages if isinstance(m, Hello)]
+            assert sorted(set(hellos)) == [11, 12]
+            beats = [m for m in router.messages if isinstance(m, Heartbeat)]
+            assert beats[-1].facts == GatewayFacts(0)
+            assert beats[-1].incarnation == 12
+
+    run(main())
+
+
+def test_a_real_refusal_after_a_restart_of_the_router_is_told_too():
+    def answer(message: ControlMessage) -> ControlMessage:
+        reason = "another model" if isinstance(message, Hello) else UNKNOWN_MEMBER
+        return Refused(11, reason)
+
+    async def main() -> None:
+        async with serving(books) as (router, _, _):
+            await asyncio.sleep(1.0)
+            router.answer = answer
+            await asyncio.sleep(10.0)
+
+    with pytest.raises(ExceptionGroup) as caught:
+        run(main())
+    assert caught.group_contains(ConfigError, match="refused by the router: another model")
+
+
+def test_who_is_told_to_stop_asks_to_leave_until_goodbye():
+    async def main() -> None:
+        async with serving(books) as (router, _, gateway):
+            await asyncio.sleep(1.0)
+            gateway.process.stopping.set()
+            await asyncio.sleep(2.25)
+            leaves = [m for m in router.messages if isinstance(m, Leave)]
+            assert leaves == [Leave("gateway-1", 11)] * 5
+            assert router.kinds()[-6:].count("Heartbeat") >= 2
+            assert not gateway.process.drained.is_set()
+            router.answer = lambda m: Goodbye(11) if isinstance(m, Leave) else books(m)
+            await asyncio.sleep(0.5)
+            assert gateway.process.drained.is_set()
+            assert not gateway.process.is_ordered
+
+    run(main())
+
+
+def test_an_order_to_leave_comes_with_a_welcome():
+    def answer(message: ControlMessage) -> ControlMessage | None:
+        return Welcome(1, 11, leave=True) if isinstance(message, Heartbeat) else books(message)
+
+    async def main() -> None:
+        async with serving(books) as (router, _, gateway):
+            await asyncio.sleep(1.0)
+            router.answer = answer
+            await asyncio.sleep(1.0)
+            assert gateway.process.stopping.is_set()
+            assert gateway.process.is_ordered
+            assert "Leave" in router.kinds()
+
+    run(main())
+
+
+def test_an_order_does_not_turn_a_stop_by_signal_into_one_for_good():
+    async def main() -> None:
+        async with serving(lambda m: Welcome(1, 11, leave=True)) as (_, _, gateway):
+            gateway.process.stopping.set()
+            await asyncio.sleep(1.0)
+            assert not gateway.process.is_ordered
+
+    run(main())
+
+
+def test_goodbye_means_nothing_to_who_did_not_ask_or_to_another_life():
+    async def main() -> None:
+        async with serving(books) as (_, membership, gateway):
+            await asyncio.sleep(1.0)
+            assert membership.receive(Goodbye(11))
+            gateway.process.stopping.set()
+            assert membership.receive(Goodbye(10))
+            assert not gateway.process.drained.is_set()
+            assert membership.receive(Goodbye(11))
+            assert gateway.process.drained.is_set()
+
+    run(main())
+
+
+def test_who_leaves_says_so_to_a_new_router_right_behind_its_hello():
+    async def main() -> None:
+        async with serving(books) as (router, _, gateway):
+            await asyncio.sleep(1.0)
+            gateway.process.stopping.set()
+            await asyncio.sleep(0.1)
+            router.seen.clear()
+            router.answer = lambda m: Refused(11, UNKNOWN_MEMBER) if type(m) is Heartbeat else None
+            await asyncio.sleep(1.0)
+            first = router.kinds().index("Hello")
+            assert router.kinds()[first + 1] == "Leave"
+
+    run(main())
+
+
+def test_who_is_alone_goes_as_soon_as_nobody_would_miss_it():
+    async def main() -> None:
+        async with serving(books) as (router, membership, gateway):
+            await asyncio.sleep(1.0)
+            gateway.process.stopping.set()
+            router.answer = lambda _: None
+            await asyncio.sleep(10.0)
+            assert membership.silence > 3.0
+            assert not gateway.process.drained.is_set()
+            gateway.streams = 0
+            await asyncio.sleep(0.6)
+            assert gateway.process.drained.is_set()
+
+    run(main())
+
+
+def test_who_is_idle_waits_for_a_router_that_may_still_answer():
+    async def main() -> None:
+        async with serving(books) as (router, _, gateway):
+            await asyncio.sleep(1.0)
+            gateway.streams = 0
+            gateway.process.stopping.set()
+            router.answer = lambda _: None
+            await asyncio.sleep(2.0)
+            assert not gateway.process.drained.is_set()
+            await asyncio.sleep(2.0)
+            assert gateway.process.drained.is_set()
+
+    run(main())
+
+
+def test_hello_of_a_new_life_carries_the_new_peer():
+    async def main() -> None:
+        async with serving(lambda _: None) as (router, _, gateway):
+            gateway.process.renew()
+            await asyncio.sleep(0.1)
+            assert router.messages[0].peer == Peer("gateway-1", 12, "member")
 
     run(main())

@@ -8,6 +8,7 @@ import pytest
 from common.config import load
 from common.errors import ConfigError
 from compose import launcher
+from compose.child import Turn
 from compose.launcher import Options, commands, configure, ready_text, up
 
 
@@ -36,17 +37,19 @@ def test_every_process_gets_its_own_name_and_configuration(tmp_path: Path) -> No
     assert len({config.mesh.router for config in written}) == 1
 
 
-def test_port_zero_takes_a_free_one_wherever_it_stands(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert configure(Options(port=0)).gateway.port > 0
-    monkeypatch.setenv("TETRIS_PORT", "0")
-    assert configure(Options()).gateway.port > 0
-
-
 def test_prefill_yields_to_decode(tmp_path: Path) -> None:
     options = Options()
     made = commands(options, configure(options), tmp_path)
     polite = {command.name for command in made if "--nice" in command.argv}
     assert polite == {"prefill-worker-0", "prefill-worker-1"}
+
+
+def test_streams_end_before_workers_and_the_router_goes_last(tmp_path: Path) -> None:
+    options = Options(prefill=1)
+    turns = {c.name: c.turn for c in commands(options, configure(options), tmp_path)}
+    assert turns.pop("gateway") == Turn.FIRST
+    assert turns.pop("router") == Turn.LAST
+    assert set(turns.values()) == {Turn.MIDDLE}
 
 
 def test_the_environment_of_a_child_cannot_undo_its_configuration(
@@ -94,9 +97,10 @@ def test_a_wrong_preset_names_file_and_key(tmp_path: Path) -> None:
 
 
 def test_the_ready_line_has_a_request_that_a_shell_takes() -> None:
-    config = configure(Options(port=8123))
+    config = configure(Options(port=8123, control_port=8124))
     text = ready_text(config, 4.25)
     assert text.startswith("ready in 4.2 s at http://127.0.0.1:8123")
+    assert f"tetris status --url http://127.0.0.1:{config.gateway.control_port}\n" in text
     assert "curl -N http://127.0.0.1:8123/v1/chat/completions" in text
     body = text[text.index("-d '") + 4 : text.rindex("'")]
     assert json.loads(body)["model"] == "SmolLM2-135M-Instruct"
@@ -108,6 +112,6 @@ def test_the_private_directory_is_gone_after_a_failed_start(
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
     monkeypatch.setattr(launcher, "MODULE", "no.such.module")
-    status = up(Options(model=model(tmp_path / "m"), port=0, prefill=1))
+    status = up(Options(model=model(tmp_path / "m"), port=0, control_port=0, prefill=1))
     assert status == 1
     assert sorted(os.listdir(tmp_path)) == ["m"]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from compose.child import Command
+from compose.child import Command, Turn
 from compose.console import Console
 from compose.local_mesh import LocalMesh, Waits
 
@@ -37,7 +37,7 @@ sys.exit('the model is not a model')
 ORPHAN = """
 import asyncio, os, sys, tempfile
 from pathlib import Path
-from compose.child import Command
+from compose.child import Command, Turn
 from compose.console import Console
 from compose.local_mesh import LocalMesh
 
@@ -168,3 +168,138 @@ def test_nothing_is_left_when_the_launcher_itself_is_killed() -> None:
         launcher.kill()
     assert all(wait(10.0) for wait in waits)
     assert not directory.exists()
+
+
+def files_of(directory: Path, code: str) -> str:
+    """A child that counts its lives in `directory` and then runs `code` with that number."""
+    return f"""
+import os, signal, sys, threading, time
+from pathlib import Path
+from compose import leash
+leash.hold(None)
+life = len(list(Path({str(directory)!r}).iterdir()))
+Path({str(directory)!r}, str(life)).write_text(os.environ.get('TETRIS_FAILPOINTS', ''))
+print('up', life, flush=True)
+def ready():
+    while not os.path.exists({str(directory) + ".ready"!r}): time.sleep(0.01)
+{code}
+threading.Event().wait()
+"""
+
+
+class StoppingLog(io.StringIO):
+    """Asks the launcher to stop as soon as a line with these words is written."""
+
+    def __init__(self, until: str) -> None:
+        super().__init__()
+        self._until = until
+
+    def write(self, text: str) -> int:
+        if self._until in text:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().write(text)
+
+
+def keep(directory: Path, code: str, until: str) -> tuple[int, str]:
+    """Run one child that is ready in its first life; stop when the log says `until`."""
+    directory.mkdir()
+    log = StoppingLog(until)
+
+    def ready(seconds: float) -> str:
+        Path(f"{directory}.ready").write_text("")
+        return "ready"
+
+    async def main() -> int:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "TETRIS_FAILPOINTS": "here=kill"}
+        argv = (sys.executable, "-c", files_of(directory, code))
+        one = Command("one", argv, environment)
+        mesh = LocalMesh([one], Console(log), CountedProbe(log, 1), ready, SHORT)
+        return await mesh.run()
+
+    return asyncio.run(main()), log.getvalue()
+
+
+def test_a_child_that_dies_is_started_again_without_its_failpoints(tmp_path: Path) -> None:
+    code = "if life == 0: ready(); os.kill(os.getpid(), signal.SIGKILL)"
+    status, log = keep(tmp_path / "lives", code, until="| up 1")
+    assert status == 0
+    assert "one ended by itself (signal SIGKILL): starting it again at once" in log
+    assert log.count("one started (pid ") == 2
+    lives = [(tmp_path / "lives" / life).read_text() for life in ("0", "1")]
+    assert lives == ["here=kill", ""]
+
+
+def test_a_second_end_in_a_row_has_to_wait(tmp_path: Path) -> None:
+    code = "if life < 2: ready(); sys.exit(1)"
+    status, log = keep(tmp_path / "lives", code, until="| up 2")
+    assert status == 0
+    assert "one ended by itself (exit status 1): starting it again in 0.5 s" in log
+
+
+def test_who_has_left_on_order_is_not_started_again(tmp_path: Path) -> None:
+    code = "ready(); sys.exit(0)"
+    status, log = keep(tmp_path / "lives", code, until="not started again")
+    assert status == 0
+    assert "one ended by itself (exit status 0): it has left on order" in log
+    assert log.count("one started (pid ") == 1
+
+
+def test_who_cannot_serve_as_configured_ends_the_mesh(tmp_path: Path) -> None:
+    code = "ready(); sys.exit(2)"
+    status, log = keep(tmp_path / "lives", code, until="never")
+    assert status == 1
+    assert "one ended by itself (exit status 2): it cannot serve as configured." in log
+    assert log.count("one started (pid ") == 1
+
+
+def test_a_stop_while_a_child_waits_for_its_next_life_does_not_wait(tmp_path: Path) -> None:
+    code = "if life < 2: ready(); sys.exit(1)"
+    status, log = keep(tmp_path / "lives", code, until="again in 0.5 s")
+    assert status == 0
+    assert log.count("one started (pid ") == 2
+
+
+SAYS_BYE = """
+import signal, sys, threading
+over = threading.Event()
+signal.signal(signal.SIGTERM, lambda *_: over.set())
+print('up', flush=True)
+over.wait()
+print('bye', flush=True)
+"""
+
+
+def test_the_gateway_goes_first_and_the_router_last() -> None:
+    log = io.StringIO()
+    turns = {"router": Turn.LAST, "worker": Turn.MIDDLE, "gateway": Turn.FIRST}
+    commands = [
+        Command(name, (sys.executable, "-c", SAYS_BYE), os.environ, turn)
+        for name, turn in turns.items()
+    ]
+
+    def stop(_: float) -> str:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return "ready"
+
+    async def main() -> int:
+        return await LocalMesh(commands, Console(log), CountedProbe(log, 3), stop, SHORT).run()
+
+    assert asyncio.run(main()) == 0
+    byes = [line.split()[0] for line in log.getvalue().splitlines() if line.endswith("| bye")]
+    assert byes == ["gateway", "worker", "router"]
+
+
+def test_a_stopped_child_hears_the_request_to_stop_all_the_same() -> None:
+    log = io.StringIO()
+    code = SAYS_BYE.replace("over.wait()", "os.kill(os.getpid(), signal.SIGSTOP)\nover.wait()")
+    commands = [command("worker", f"import os\n{code}")]
+
+    def stop(_: float) -> str:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return "ready"
+
+    async def main() -> int:
+        return await LocalMesh(commands, Console(log), CountedProbe(log, 1), stop, SHORT).run()
+
+    assert asyncio.run(main()) == 0
+    assert "| bye" in log.getvalue()

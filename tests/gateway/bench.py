@@ -22,8 +22,11 @@ from common.messages import (
     ClusterState,
     ControlMessage,
     FirstToken,
+    GatewayFacts,
+    Goodbye,
     Heartbeat,
     Hello,
+    Leave,
     Peer,
     Submit,
     Token,
@@ -36,6 +39,8 @@ from gateway import service
 from gateway.tokenizer import Tokenizer
 
 ROUTER = "memory:router"
+DECODE = Peer("decode-0", 1, ROUTER)
+"""The fake mesh answers for decode too."""
 
 
 Reply = Callable[["FakeMesh", Submit, list[int]], None]
@@ -50,6 +55,8 @@ class FakeMesh:
         self.tokenizer = tokenizer
         self.submits: list[Submit] = []
         self.arrived = asyncio.Event()
+        self.facts = GatewayFacts(0)
+        """Of the last heartbeat."""
         self._mesh = mesh
         self._reply = reply
 
@@ -61,8 +68,12 @@ class FakeMesh:
                     self._mesh.send(peer.inbox, Welcome(5, peer.incarnation))
                     self._mesh.send(peer.inbox, self.state)
                     self._gateway = peer.inbox
-                case Heartbeat():
+                case Heartbeat(facts=GatewayFacts() as facts):
+                    self.facts = facts
                     self._mesh.send(self._gateway, self.state)
+                case Leave(incarnation=incarnation):
+                    if self.facts.idle:
+                        self._mesh.send(self._gateway, Goodbye(incarnation))
                 case Submit():
                     self.submits.append(message)
                     self.arrived.set()
@@ -89,9 +100,9 @@ class FakeMesh:
             Token(submit.request, submit.attempt, start + i, token_id, logprob, top, end)
             for i, (token_id, end) in enumerate(zip(ids, ends, strict=True))
         ]
-        self.send(FirstToken(tokens[0], Peer("decode-0", 1, "memory:decode")))
+        self.send(FirstToken(tokens[0], DECODE))
         for token in tokens:
-            self.send(TokenBatch("decode-0", (token,)))
+            self.send(TokenBatch(DECODE, (token,)))
 
 
 def say(text: str, finish: str = "stop") -> Reply:
@@ -112,13 +123,14 @@ class Client:
     def __init__(
         self,
         session: aiohttp.ClientSession,
-        url: str,
+        process: Process,
         mesh: FakeMesh,
-        stop: Callable[[], object],
     ) -> None:
+        config = process.config.gateway
         self.session = session
-        self.stop = stop
-        self.url = url
+        self.process = process
+        self.url = f"http://127.0.0.1:{config.port}"
+        self.control = f"http://127.0.0.1:{config.control_port}"
         self.mesh = mesh
 
     async def post(self, path: str, body: object, **headers: str) -> tuple[int, dict, object]:
@@ -154,7 +166,7 @@ class Bench:
         asyncio.run(self._run(reply, scenario, gateway))
 
     async def _run(self, reply: Reply, scenario: Scenario, settings: dict) -> None:
-        settings = {"port": _free_port()} | settings
+        settings = {"port": _free_port(), "control_port": _free_port()} | settings
         config = Config(
             model=ModelConfig(path=str(self.model_path), name="tiny"),
             mesh=MeshConfig(router=ROUTER, resend=0.05, heartbeat=0.02),
@@ -170,15 +182,17 @@ class Bench:
         process = Process(config, mesh, clock, metrics, log, peer, "node")
         fake = FakeMesh(router, self.tokenizer, reply)
         async with asyncio.TaskGroup() as group, aiohttp.ClientSession() as session:
-            loops = [fake.run(), mesh.run(), router.run(), service.serve(process)]
+            loops = [fake.run(), mesh.run(), router.run()]
             tasks = [group.create_task(loop) for loop in loops]
-            client = Client(session, f"http://127.0.0.1:{settings['port']}", fake, tasks[-1].cancel)
+            serving = group.create_task(service.serve(process))
+            tasks.append(group.create_task(_until_drained(process, serving)))
+            client = Client(session, process, fake)
             async with asyncio.timeout(20):
                 await self._until_ready(client)
                 await scenario(client)
-            tasks[-1].cancel()
+            serving.cancel()
             with suppress(asyncio.CancelledError):
-                await tasks[-1]
+                await serving
             for task in tasks:
                 task.cancel()
         await mesh.close()
@@ -189,6 +203,12 @@ class Bench:
         while status != 200:
             with suppress(aiohttp.ClientConnectorError):
                 status, *_ = await client.get("/ready")
+
+
+async def _until_drained(process: Process, serving: "asyncio.Task[None]") -> None:
+    """As `common.service` does."""
+    await process.drained.wait()
+    serving.cancel()
 
 
 def events(raw: str) -> list[dict]:

@@ -12,6 +12,7 @@ from common.messages import (
 )
 from tests.gateway.bench import (
     COMPLETION,
+    DECODE,
     Bench,
     Client,
     FakeMesh,
@@ -89,7 +90,7 @@ def test_a_retryable_failure_goes_on_with_the_next_token(bench: Bench) -> None:
             mesh.tokens(submit, " world")
             return
         for index, token_id in enumerate(mesh.tokenizer._tokenizer.encode("hello")):
-            mesh.send(TokenBatch("d", (Token(submit.request, 1, index, token_id),)))
+            mesh.send(TokenBatch(DECODE, (Token(submit.request, 1, index, token_id),)))
         mesh.send(Failed(submit.request, 1, "decode", "lost", retryable=True))
 
     bench(reply, scenario)

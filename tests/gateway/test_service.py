@@ -31,7 +31,7 @@ def test_what_is_open_is_finished_when_the_gateway_is_told_to_stop(bench: Bench)
         async with asyncio.TaskGroup() as group:
             waiting = group.create_task(client.post("/v1/completions", COMPLETION))
             await client.mesh.arrived.wait()
-            client.stop()
+            client.process.stopping.set()
             with pytest.raises(aiohttp.ClientConnectorError):
                 while True:
                     await client.get("/health")

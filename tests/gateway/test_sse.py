@@ -11,6 +11,7 @@ from common.messages import (
 from tests.gateway.bench import (
     CHAT,
     COMPLETION,
+    DECODE,
     Bench,
     Client,
     FakeMesh,
@@ -70,7 +71,7 @@ def test_a_failure_inside_a_stream_is_an_error_event_and_no_finish(bench: Bench)
     def reply(mesh: FakeMesh, submit: Submit, ids: list[int]) -> None:
         hello = mesh.tokenizer._tokenizer.encode("hello")
         for index, token_id in enumerate(hello):
-            mesh.send(TokenBatch("d", (Token(submit.request, 1, index, token_id),)))
+            mesh.send(TokenBatch(DECODE, (Token(submit.request, 1, index, token_id),)))
         mesh.send(Failed(submit.request, 1, "decode", "10.0.0.1 is gone", retryable=False))
 
     bench(reply, scenario)

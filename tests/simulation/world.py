@@ -37,7 +37,6 @@ from common.messages import (
     DecodeFacts,
     Ending,
     Failed,
-    GatewayFacts,
     Hello,
     KvLayout,
     LinkMessage,
@@ -236,11 +235,10 @@ class World:
         process = self._gateway
         card = read_card(process.config.model)
         hello = Hello("gateway", process.peer, process.node, PROTOCOL, card)
-        membership = Membership(
-            process, hello, lambda: GatewayFacts(len(self.calls)), self.calls.fence
-        )
+        membership = Membership(process, hello, self.calls.facts, self.calls.fence)
         async with asyncio.TaskGroup() as group:
             group.create_task(membership.run())
+            group.create_task(self.calls.run())
             while True:
                 message, _ = await process.mesh.receive()
                 self._note(message)

@@ -1,12 +1,14 @@
-from common.messages import Skip
+from common.messages import Member, Skip
 from services.router.dispatch import Dispatch
 
 
 class Run:
-    """Only the turn of a RunChunk matters here."""
+    """Only the turn of a RunChunk and the life that it is for matter here."""
 
     def __init__(self, turn):
         self.turn = turn
+        self.rank = 0
+        self.members = (Member("p", 3, "in", "ring", "balance"),)
 
 
 def dispatch_of(*turns):
@@ -35,8 +37,9 @@ def test_a_void_turn_is_skipped_unless_it_has_arrived():
     dispatch.acknowledge("p", 1)
     assert dispatch.void("p", 1, 0.1) is None
     parcel = dispatch.void("p", 2, 0.1)
-    assert (parcel.message, parcel.ids) == (Skip(9, 2), None)
-    assert [parcel.message for parcel in dispatch.late("p", 0.6)] == [Skip(9, 2)]
+    assert (parcel.message, parcel.ids) == (Skip(3, 9, 2), None)
+    assert [parcel.message for parcel in dispatch.late("p", 0.6)] == [Skip(3, 9, 2)]
+    assert dispatch.void("p", 2, 0.7).message == Skip(3, 9, 2)
     assert dispatch.void("stranger", 1, 0.1) is None
 
 

@@ -66,7 +66,7 @@ def test_promises_are_kept_until_each_instance_releases_them():
 
 @pytest.mark.parametrize(
     ("held", "finished", "released"),
-    [({OWNER}, 5, False), (set(), 3, False), (set(), 4, True), (set(), 5, True)],
+    [({OWNER: 30}, 5, False), ({}, 3, False), ({}, 4, True), ({}, 5, True)],
 )
 def test_a_lost_release_is_repaired_once_the_last_turn_is_over(held, finished, released):
     memory = Memory()
@@ -74,3 +74,21 @@ def test_a_lost_release_is_repaired_once_the_last_turn_is_over(held, finished, r
     memory.reserve(OWNER, {"a": 30}, {"a": 4})
     assert memory.reconcile("a", held, finished) is released
     assert (memory.owners == set()) is released
+
+
+def test_what_nobody_was_promised_counts_as_long_as_it_is_there():
+    memory = Memory()
+    memory.join("a", 100)
+    other = Owner("other", 1)
+    memory.reserve(OWNER, {"a": 30}, {"a": 1})
+    memory.reconcile("a", {OWNER: 16, other: 48}, 0)
+    assert memory.free() == {"a": 22}
+    assert memory.owners == {OWNER, other}
+    assert memory.release(other, "a")
+    assert memory.free() == {"a": 70}
+    memory.reconcile("a", {other: 48}, 0)
+    memory.reconcile("a", {}, 1)
+    assert memory.free() == {"a": 100}
+    memory.reconcile("a", {other: 48}, 1)
+    memory.reserve(other, {"a": 64}, {"a": 2})
+    assert memory.free() == {"a": 36}

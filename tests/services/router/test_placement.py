@@ -60,3 +60,11 @@ def test_a_lost_instance_takes_its_promises_along():
 def test_decode_reserves_the_prompt_and_a_bounded_output_in_whole_pages():
     assert decode_slots(100, 10, 256) == 112
     assert decode_slots(100, 10_000, 256) == 368
+
+
+def test_the_carrier_of_an_attempt_is_who_decodes_it():
+    placement = placement_of(a=1000, b=1000)
+    held = (Held("r1", 1, 300, 1.0, True), Held("r2", 1, 300))
+    placement.refresh("b", DecodeFacts(1000, 400, 1, 0, held))
+    assert placement.carrier(FIRST) == "b"
+    assert placement.carrier(SECOND) is None

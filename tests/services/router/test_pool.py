@@ -128,7 +128,8 @@ def test_a_lost_instance_leaves_and_its_next_life_starts_at_turn_1():
     pool.join("p0", "n0")
     (task,) = pool.commit(owner(2), plan_of(["p0"], (1, 1)))
     assert task.turns == {"p0": 1}
-    assert pool.issued("p0") == 1
+    assert pool.planned("p0") == 1
+    assert pool.planned("stranger") == 0
     pool.leave("p0")
     pool.leave("p0")
     pool.forget(owner(1))

@@ -2,6 +2,7 @@ import msgspec
 import pytest
 
 from common.messages import (
+    LOST_MEMBER,
     PROTOCOL,
     BrokerFacts,
     DecodeFacts,
@@ -13,7 +14,7 @@ from common.messages import (
     Peer,
     PrefillFacts,
 )
-from services.router.registry import Registry
+from services.router.registry import Registry, Removed
 
 MODEL = ModelCard("m", "abc", 4096)
 LAYOUT = KvLayout(30, 3, 64, "float32")
@@ -103,8 +104,8 @@ def test_what_is_in_use_is_what_all_workers_said_last():
     registry = registry_of(*(hello(role, name) for name, role in roles.items()))
     assert set(registry.usage().values()) == {0}
     facts = {
-        "p": PrefillFacts(0, 0, 100, 80),
-        "q": PrefillFacts(0, 0, 100, 97),
+        "p": PrefillFacts(1, 0, 0, 100, 80),
+        "q": PrefillFacts(1, 0, 0, 100, 97),
         "d": DecodeFacts(200, 150, 1, 0),
         "k": BrokerFacts(8, 3, 0),
     }
@@ -126,6 +127,55 @@ def test_every_decode_instance_has_the_least_loaded_broker():
     assert registry.assign_brokers() == []
     registry.remove("b0")
     assert [decode.broker for decode in registry.assign_brokers()] == ["b1", "b1"]
+
+
+def test_a_leaving_broker_lends_on_only_while_there_is_no_other():
+    registry = registry_of(hello("decode-worker", "d"), hello("kv-transfer", "b0"))
+    registry.assign_brokers()
+    registry.find("b0").leaving = True
+    assert registry.assign_brokers() == []
+    registry.add(hello("kv-transfer", "b1"), 1.0)
+    assert [decode.broker for decode in registry.assign_brokers()] == ["b1"]
+    registry.remove("b1")
+    assert [decode.broker for decode in registry.assign_brokers()] == ["b0"]
+    registry.remove("b0")
+    assert [decode.broker for decode in registry.assign_brokers()] == [None]
+    assert registry.assign_brokers() == []
+
+
+def test_a_removed_life_is_lost_and_an_older_one_never_replaces_a_newer():
+    registry = registry_of(hello("gateway", "g", 5))
+    assert "newer process" in registry.refusal(hello("gateway", "g", 4))
+    registry.remove("g")
+    assert registry.refusal(hello("gateway", "g", 5)) == LOST_MEMBER
+    assert registry.refusal(hello("gateway", "g", 6)) is None
+    assert registry.removed("g", 5) == Removed("inbox-g-5", departed=False)
+    registry.add(hello("gateway", "h", 1), 0.0)
+    registry.remove("h", departed=True)
+    assert registry.removed("h", 1).departed
+    assert registry.removed("g", 6) is None
+
+
+def test_those_who_leave_serve_nothing_new():
+    registry = registry_of(hello("prefill-worker", "p"), hello("prefill-worker", "q"))
+    registry.find("p").leaving = True
+    assert [member.name for member in registry.serving("prefill-worker")] == ["q"]
+    assert len(registry.of("prefill-worker")) == 2
+
+
+def test_a_mesh_is_complete_when_nobody_is_missing_or_has_been_for_too_long():
+    registry = registry_of(hello("gateway", "g"))
+    before = registry.version
+    assert registry.complete(0.0, 10.0)
+    registry.remove("g")
+    registry.miss("g", 5.0)
+    assert not registry.complete(14.0, 10.0)
+    assert registry.complete(15.0, 10.0)
+    registry.add(hello("gateway", "g", 2), 7.0)
+    assert registry.complete(8.0, 10.0)
+    assert registry.version == before + 2
+    assert not registry.settled(8.0, 2.0)
+    assert registry.settled(9.0, 2.0)
 
 
 def test_hellos_are_plain_values():

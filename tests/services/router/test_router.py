@@ -2,14 +2,12 @@ from array import array
 
 import pytest
 
-from common.config import Config, MeshConfig, ModelConfig, RouterConfig
 from common.messages import (
-    PROTOCOL,
     UNKNOWN_MEMBER,
     Accepted,
     Admitted,
+    Brokerage,
     Cancel,
-    ChunkDone,
     ClusterState,
     DecodeFacts,
     DecodeStats,
@@ -19,11 +17,6 @@ from common.messages import (
     GatewayFacts,
     Heartbeat,
     Held,
-    Hello,
-    KvLayout,
-    ModelCard,
-    Peer,
-    PrefillFacts,
     Ready,
     Refused,
     Rejected,
@@ -35,86 +28,9 @@ from common.messages import (
     Submit,
     Welcome,
 )
-from services.router.router import Router
+from tests.services.router.mesh import GATEWAY, Mesh, done, hello
 
-MODEL = ModelCard("m", "abc", 100_000)
-LAYOUT = KvLayout(30, 3, 64, "float32")
-GATEWAY = Peer("g", 1, "in-g")
-
-
-def hello(role, name, incarnation=1, total=8192):
-    worker = role.endswith("worker")
-    return Hello(
-        role=role,
-        peer=Peer(name, incarnation, f"in-{name}" + ("" if incarnation == 1 else "-new")),
-        node="node",
-        protocol=PROTOCOL,
-        model=MODEL,
-        layout=LAYOUT if worker else None,
-        ring=f"ring-{name}" if role == "prefill-worker" else None,
-        balance=f"balance-{name}" if role == "prefill-worker" else None,
-        link=f"link-{name}" if role == "decode-worker" else None,
-        total_slots=total if worker else 0,
-        num_backends=2 if role == "decode-worker" else 0,
-    )
-
-
-class Mesh:
-    """A router, its members as names, and all that it has sent."""
-
-    def __init__(self, num_prefill=2, **router):
-        config = Config(
-            model=ModelConfig(path="", name="m"),
-            mesh=MeshConfig(),
-            router=RouterConfig(latency="a100-llama3-8b", **router),
-        )
-        self.sent = []
-        self.now = 0.0
-        self.router = Router(config, Peer("router", 77, "in-router"), self.take)
-        self.prefill = [f"p{index}" for index in range(num_prefill)]
-        for name in self.prefill:
-            self.give(hello("prefill-worker", name))
-        self.give(hello("kv-transfer", "b"))
-        self.give(hello("decode-worker", "d", total=16384))
-        self.give(hello("gateway", "g"))
-        self.sent.clear()
-
-    def take(self, endpoint, message, *frames):
-        self.sent.append((endpoint, message, frames))
-
-    def give(self, message, *frames):
-        self.router.handle(message, frames, self.now)
-
-    def sent_of(self, kind):
-        return [(to, message) for to, message, _ in self.sent if isinstance(message, kind)]
-
-    def submit(self, name="r", length=1000, attempt=1, **changes):
-        submit = Submit(
-            request=name,
-            attempt=attempt,
-            reply=GATEWAY,
-            num_tokens=length,
-            num_emitted=0,
-            sampling=Sampling(),
-            ending=Ending(max_tokens=10),
-            **changes,
-        )
-        self.give(submit, array("i", range(length)).tobytes())
-        return submit
-
-    def beat(self, name, received=0, finished=0, running=None, held=()):
-        facts = PrefillFacts(received, finished, 8192, 8192, running, held)
-        self.give(Heartbeat("prefill-worker", name, 1, facts, f"in-{name}"))
-
-    def decode_beat(self, active=0, held=()):
-        facts = DecodeFacts(16384, 16384, active, 1, held)
-        self.give(Heartbeat("decode-worker", "d", 1, facts, "in-d"))
-
-
-def done(run, name):
-    return ChunkDone(
-        name, 1, run.seq, run.turn, run.request, run.attempt, run.index, 0.1, 0.0, 0.0, 0.0, 0, 0
-    )
+BROKERS = (Brokerage("d", 1, "in-b"),)
 
 
 def test_a_request_goes_its_whole_way_and_leaves_nothing():
@@ -233,7 +149,7 @@ def test_cancel_tells_everyone_and_skips_what_has_not_arrived():
     mesh.beat("p0", received=1)
     mesh.give(Cancel("r", 1))
     assert [to for to, _ in mesh.sent_of(Cancel)] == ["in-p0", "in-p1", "in-d", "in-b"]
-    assert sorted(mesh.sent_of(Skip)) == [("in-p0", Skip(77, 2)), ("in-p1", Skip(77, 1))]
+    assert sorted(mesh.sent_of(Skip)) == [("in-p0", Skip(1, 77, 2)), ("in-p1", Skip(1, 77, 1))]
     books = mesh.router.books
     assert not list(books.pool.tasks)
     assert not books.placement.owners
@@ -260,11 +176,12 @@ def test_lost_turns_are_repeated_by_heartbeats_until_received():
     mesh.sent.clear()
     mesh.now = 1.0
     mesh.beat("p0")
-    ((to, run, frames),) = mesh.sent
+    assert len(mesh.sent_of(RunChunk)) == 1
+    to, run, frames = mesh.sent[-1]
     assert (to, run.turn, len(frames[0])) == ("in-p0", 1, 4000)
     mesh.now = 2.0
     mesh.beat("p0", received=1)
-    assert len(mesh.sent) == 1
+    assert len(mesh.sent_of(RunChunk)) == 1
 
 
 def test_turns_of_an_older_epoch_acknowledge_nothing():
@@ -272,7 +189,7 @@ def test_turns_of_an_older_epoch_acknowledge_nothing():
     mesh.submit()
     mesh.now = 1.0
     mesh.sent.clear()
-    mesh.beat("p0", received=50, finished=50)
+    mesh.beat("p0", received=50, finished=50, epoch=76)
     assert len(mesh.sent_of(RunChunk)) == 1
     assert len(list(mesh.router.books.pool.tasks)) == 1
 
@@ -287,20 +204,6 @@ def test_heartbeats_replace_lost_ready_and_done():
     mesh.beat("p0", 1, 1, None, (Held("r", 1, 8000),))
     assert mesh.router.books.pool.delays(0.2)["p0"] == 0
     assert mesh.router.books.memory.owners
-
-
-def test_an_admitted_request_that_decode_no_longer_holds_has_ended():
-    mesh = Mesh()
-    mesh.submit()
-    mesh.decode_beat()
-    mesh.give(Admitted("d", 1, "r", 1, 1008))
-    mesh.decode_beat(1, (Held("r", 1, 1008),))
-    assert len(mesh.router.books.requests) == 1
-    # Facts that list fewer requests than are active prove nothing.
-    mesh.decode_beat(1)
-    assert len(mesh.router.books.requests) == 1
-    mesh.decode_beat()
-    assert len(mesh.router.books.requests) == 0
 
 
 def test_a_failure_reaches_the_gateway_and_frees_the_rest():
@@ -328,7 +231,7 @@ def test_a_replaced_worker_fails_its_requests_and_starts_afresh():
     mesh.submit()
     mesh.give(hello("prefill-worker", "p0", 2))
     assert mesh.sent_of(Failed)[0][1].retryable
-    assert mesh.sent_of(Welcome)[-1] == ("in-p0-new", Welcome(77, 2))
+    assert mesh.sent_of(Welcome)[-1] == ("in-p0-new", Welcome(77, 2, None, BROKERS))
     assert mesh.router.books.quiescent()
     mesh.submit(attempt=2)
     to, run = mesh.sent_of(RunChunk)[-1]
@@ -346,7 +249,7 @@ def test_a_repeated_hello_is_welcomed_again_and_changes_nothing():
     mesh.give(hello("prefill-worker", "p0"))
     mesh.give(hello("decode-worker", "d"))
     assert mesh.sent_of(Welcome) == [
-        ("in-p0", Welcome(77, 1)),
+        ("in-p0", Welcome(77, 1, None, BROKERS)),
         ("in-d", Welcome(77, 1, "in-b")),
     ]
     assert len(mesh.router.books.requests) == 1
@@ -361,7 +264,10 @@ def test_an_unknown_member_is_asked_for_a_hello():
 def test_gateways_learn_the_state_with_each_heartbeat():
     mesh = Mesh(num_prefill=3)
     mesh.give(Heartbeat("gateway", "g", 1, GatewayFacts(0), "in-g"))
-    assert mesh.sent == [("in-g", ClusterState(77, 3, 1, 1, 0), ())]
+    assert mesh.sent == [
+        ("in-g", Welcome(77, 1), ()),
+        ("in-g", ClusterState(77, 3, 1, 1, 0), ()),
+    ]
 
 
 def test_messages_of_another_role_are_ignored():
@@ -372,5 +278,5 @@ def test_messages_of_another_role_are_ignored():
     mesh.give(Admitted("d", 1, "nobody", 1, 5))
     mesh.give(Heartbeat("gateway", "g", 1, DecodeFacts(1, 1, 0, 0)))
     mesh.give(Failed("nobody", 1, "what", "why", True))
-    mesh.give(Skip(1, 1))
+    mesh.give(Skip(1, 1, 1))
     assert mesh.router.num_ignored == before + 6

@@ -4,15 +4,19 @@ import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from common.launch import FAILED, LEFT, TERMINATED
+
 PROGRAM = """
-import asyncio, sys
+import asyncio, sys, time
 from common.config import Config, MeshConfig, ModelConfig
 from common.errors import ConfigError
+from common import failpoints
 from common.messages import Cancel
-from common.service import launch
+from common.launch import launch
 
 async def serve(process):
     process.log.info("serving", endpoint=process.mesh.inbox)
@@ -30,6 +34,20 @@ async def serve(process):
         case "fail":
             hidden = "secret prompt"
             raise ValueError("a bug")
+        case "hang":
+            time.sleep(60)
+        case "member" | "drain":
+            process.is_member = True
+            if sys.argv[2] == "drain":
+                process.is_ordered = True
+                process.stopping.set()
+            await process.stopping.wait()
+            process.log.info("told")
+            await asyncio.sleep(60)
+        case "hit":
+            while True:
+                failpoints.hit("here")
+                await asyncio.sleep(0.01)
         case "callback":
             asyncio.get_running_loop().call_soon(int, "a bug")
             await asyncio.sleep(60)
@@ -40,7 +58,9 @@ async def serve(process):
                 except asyncio.CancelledError:
                     process.log.info("staying")
 
-mesh = MeshConfig(router=sys.argv[3])
+if sys.argv[2] == "hang":
+    sys.modules["common.launch"].TICK = 0.05
+mesh = MeshConfig(router=sys.argv[3], name="one" if sys.argv[2] == "hit" else None, drain=0.3)
 sys.exit(launch(sys.argv[1], serve, Config(model=ModelConfig(path="p", name="n"), mesh=mesh)))
 """
 
@@ -58,6 +78,10 @@ class Program:
             text=True,
         )
         self.lines: list[dict[str, object]] = []
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def until(self, event: str) -> dict[str, object]:
         assert self._process.stderr is not None
@@ -86,8 +110,9 @@ def test_a_signal_stops_a_service_cleanly_without_a_word_of_warning(number: int)
     assert line["service"] == "prefill-worker"
     assert str(line["name"]).startswith("prefill-worker-")
     program.signal(number)
-    assert program.end() == 0
+    assert program.end() == TERMINATED
     assert program.events() == ["started", "serving", "unwinding", "stopped"]
+    assert program.lines[0]["pid"] == program.pid
 
 
 def test_a_service_that_ends_by_itself_ends_well():
@@ -130,6 +155,53 @@ def test_a_second_signal_ends_a_service_that_does_not_stop():
     assert program.end() == 1
 
 
+def test_a_member_gets_its_time_to_drain_and_no_more():
+    program = Program("decode-worker", "member")
+    program.until("serving")
+    program.signal(signal.SIGTERM)
+    assert program.end() == TERMINATED
+    assert program.events()[2:] == ["told", "not drained in time", "stopped"]
+
+
+def test_who_leaves_on_order_has_status_0_and_a_first_signal_does_not_cut_it_short():
+    program = Program("decode-worker", "drain")
+    program.until("told")
+    program.signal(signal.SIGTERM)
+    assert program.end() == LEFT
+    assert program.events()[-1] == "stopped"
+
+
+def test_a_loop_that_hangs_ends_the_process_as_a_bug():
+    program = Program("decode-worker", "hang")
+    assert program.end() == FAILED
+    assert program.events() == ["started", "serving", "event loop hangs"]
+    assert str(program.lines[-1]["place"]).endswith("in serve")
+
+
+def test_a_signal_arms_the_failpoints_of_a_running_process(tmp_path: Path):
+    program = Program("decode-worker", "hit", TETRIS_FAILPOINTS_DIR=str(tmp_path))
+    program.until("serving")
+    program.signal(signal.SIGUSR2)
+    assert "one" in str(program.until("failpoints unchanged")["reason"])
+    (tmp_path / "one").write_text("here=kill:3\n")
+    program.signal(signal.SIGUSR2)
+    assert program.until("failpoints armed")["spec"] == "here=kill:3"
+    assert program.end() == -signal.SIGKILL
+    assert program.lines[-1] == {
+        "event": "failpoint",
+        "name": "one",
+        "point": "here",
+        "action": "kill",
+        "hit": 3,
+    }
+
+
+def test_failpoints_of_the_environment_may_name_their_process():
+    program = Program("decode-worker", "hit", TETRIS_FAILPOINTS="two@here=raise,one@here=raise:2")
+    assert program.end() == FAILED
+    assert program.events() == ["started", "serving", "failpoint", "failed"]
+
+
 def test_the_router_binds_the_well_known_address_and_says_so_when_it_is_taken():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -140,4 +212,4 @@ def test_the_router_binds_the_well_known_address_and_says_so_when_it_is_taken():
     router = Program("router", "wait", address)
     assert router.until("serving")["endpoint"] == address
     router.signal(signal.SIGTERM)
-    assert router.end() == 0
+    assert router.end() == TERMINATED

@@ -1,0 +1,48 @@
+"""What workers report between their heartbeats, which would say the same a little later."""
+
+from common.messages import Admitted, ChunkDone, DecodeStats, Ready, Released
+from common.pages import Owner
+from services.router.books import Books
+
+Report = Ready | ChunkDone | Released | Admitted | DecodeStats
+
+
+class Reports:
+    """Takes reports into the books."""
+
+    def __init__(self, books: Books) -> None:
+        self._books = books
+
+    def take(self, report: Report, now: float) -> bool:
+        """Note a report; False when it comes from a stranger, or from one who cannot know."""
+        member = self._books.registry.find(report.name, report.incarnation)
+        match member.role if member is not None else None, report:
+            case "prefill-worker", Ready() | ChunkDone() | Released():
+                self._prefill(report, now)
+                return True
+            case "decode-worker", Admitted():
+                return self._admitted(report)
+            case "decode-worker", DecodeStats(facts=facts):
+                self._books.placement.refresh(report.name, facts)
+                return True
+            case _:
+                return False
+
+    def _prefill(self, report: Ready | ChunkDone | Released, now: float) -> None:
+        books, name = self._books, report.name
+        match report:
+            case Ready(seq=seq, turn=turn):
+                books.pool.ready(name, seq, turn, now)
+            case ChunkDone(seq=seq, turn=turn):
+                if books.pool.is_turn(name, seq, turn):
+                    books.pool.finished(name, turn)
+            case Released(request=request, attempt=attempt):
+                books.memory.release(Owner(request, attempt), name)
+
+    def _admitted(self, admitted: Admitted) -> bool:
+        request = self._books.requests.get(Owner(admitted.request, admitted.attempt))
+        if request is None or request.decode != admitted.name:
+            return False
+        request.admitted = True
+        self._books.placement.admit(request.owner, admitted.name, admitted.slots)
+        return True
