@@ -1,6 +1,7 @@
 """Peers that speak nonsense, or another version, while the mesh serves."""
 
 import random
+from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 import zmq
@@ -24,7 +25,7 @@ def gets_nonsense(trial: Trial) -> None:
     pushed = 0
     for pid in lives.values():
         for port in ports(pid) - doors:
-            messages = [*GARBAGE, *_mutations(trial.rng)]
+            messages: list[Sequence[Frame]] = [*GARBAGE, *_mutations(trial.rng)]
             push(port, messages)
             pushed += len(messages)
     for one in running:

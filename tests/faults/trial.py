@@ -53,6 +53,7 @@ class Trial:
     """Seconds."""
     difference: Difference = NONE
     notes: list[str] = field(default_factory=list)
+    _streams: list[Stream] = field(default_factory=list)
     _armed: dict[str, int] = field(default_factory=dict)
     """Process id by name: a new life has no failpoints."""
 
@@ -71,13 +72,12 @@ class Trial:
     def send(self, request: Request) -> Stream:
         """Start a request whose undisturbed answer is known."""
         self.arena.reference(request)
-        return Stream(self.arena.mesh.url, request)
+        self._streams.append(Stream(self.arena.mesh.url, request))
+        return self._streams[-1]
 
     def start(self, request: Request) -> Running:
         """Start a request and wait for its plan."""
-        self.arena.reference(request)
-        mark = self.arena.mark()
-        stream = Stream(self.arena.mesh.url, request)
+        mark, stream = self.arena.mark(), self.send(request)
         return Running(stream, self.arena.await_event(mark, "planned", attempt=1), mark)
 
     def arm(self, name: str, place: str, action: str, count: int = 1) -> None:
@@ -96,7 +96,12 @@ class Trial:
 
     def await_hit(self, mark: int, name: str, place: str, limit: float = HIT) -> float:
         """The moment at which a member came to an armed place."""
-        self.arena.await_event(mark, "failpoint", limit, name=name, point=place)
+        deadline = time.monotonic() + limit
+        while not self.arena.since(mark, "failpoint", name=name, point=place):
+            assert time.monotonic() < deadline, f"{name} never came to {place}"
+            if self._streams and all(stream.is_over for stream in self._streams):
+                deadline = min(deadline, time.monotonic() + 1.0)
+            time.sleep(0.005)
         return now()
 
     def signal(self, name: str, number: Signals) -> float:
