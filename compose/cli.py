@@ -17,7 +17,7 @@ from common.config import Config, load
 from common.errors import ConfigError
 from common.launch import launch
 from common.messages import Role
-from compose import leash, preset
+from compose import leash, operations, preset
 from compose.launcher import RUN_DIRECTORY, Options, up
 from compose.model_cache import DEFAULT_MODEL, ModelCache, default_directory
 
@@ -59,6 +59,8 @@ def _run(options: argparse.Namespace) -> int:
             return up(Options(**wanted))
         case "service":
             return _service(options.role, options.config, options.nice)
+        case command if command in operations.COMMANDS:
+            return operations.run(options)
         case _:
             _unwind_on_sigterm()
             sys.stdout.write(f"{_models().resolve(options.model)}\n")
@@ -69,11 +71,11 @@ def _bench(argv: Sequence[str]) -> int:
     return int(importlib.import_module("loadgen.bench").main(argv))
 
 
-def _service(role: Role, config: str, nice: int) -> int:
+def _service(role: Role, config: str, nice: int) -> NoReturn:
     if RUN_DIRECTORY in os.environ:
         leash.hold(Path(os.environ[RUN_DIRECTORY]))
     os.nice(nice)
-    return _start(role, _resolved(role, load(preset.find(config))))
+    _start(role, _resolved(role, load(preset.find(config))))
 
 
 def _resolved(role: Role, config: Config) -> Config:
@@ -83,8 +85,13 @@ def _resolved(role: Role, config: Config) -> Config:
     return structs.replace(config, model=structs.replace(config.model, path=path))
 
 
-def _start(role: Role, config: Config) -> int:
-    return launch(role, importlib.import_module(MODULES[role]).serve, config)
+def _start(role: Role, config: Config) -> NoReturn:
+    status = launch(role, importlib.import_module(MODULES[role]).serve, config)
+    # Everything is handed over and closed. To take torch apart as well would only keep the
+    # launcher, and whoever waits for this process's next life, waiting.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _models() -> ModelCache:
@@ -106,6 +113,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=_version())
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_up(commands.add_parser("up", help="run a mesh on this machine"))
+    operations.add_status(commands.add_parser("status", help="members and load of a running mesh"))
+    operations.add_ledger(commands.add_parser("ledger", help="who holds which KV and backends"))
+    operations.add_drain(commands.add_parser("drain", help="have a member hand over and leave"))
     commands.add_parser("bench", help="measure a running mesh", add_help=False)
     _add_service(commands.add_parser("service", help="run one service in the foreground"))
     _add_model(commands.add_parser("model", help="prepare models"))

@@ -111,7 +111,9 @@ class LocalMesh:
         elif child.status == MISCONFIGURED:
             self._give_up(child, "it cannot serve as configured")
         elif child.status == LEFT:
-            self._say_end(child, "it has left on order and is not started again")
+            self._console.say(
+                f"{child.name} has left on order ({child.how_it_ended}): it is not started again"
+            )
         else:
             return True
         return False

@@ -7,7 +7,7 @@ view keeps its frame alive.
 
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -27,6 +27,10 @@ MAX_PEERS = 256
 """Open PUSH sockets; the one unused for longest is closed."""
 LINGER_MS = 1000
 """Milliseconds that a closed socket still tries to deliver."""
+
+
+def _nothing() -> None:
+    pass
 
 
 class ZmqLink:
@@ -53,17 +57,29 @@ class ZmqLink:
             return False
         return True
 
-    def send(self, endpoint: str, message: LinkMessage, *buffers: Frame) -> None:
+    def send(
+        self,
+        endpoint: str,
+        message: LinkMessage,
+        *buffers: Frame,
+        timeout: float | None = None,
+        meanwhile: Callable[[], None] = _nothing,
+    ) -> None:
         """Post a message, waiting for room in the peer's queue.
+
+        The wait takes at most `timeout` seconds, the link's own bound when None; `meanwhile` is
+        called before every slice of it, and what that raises ends it.
 
         Raises:
             LinkTimeout: the peer took nothing within the bound.
         """
-        deadline = time.monotonic() + self._send_timeout
+        bound = self._send_timeout if timeout is None else timeout
+        deadline = time.monotonic() + bound
         while not self.try_send(endpoint, message, *buffers):
+            meanwhile()
             left = deadline - time.monotonic()
             if left <= 0:
-                raise LinkTimeout(f"{endpoint} took nothing for {self._send_timeout:g} s")
+                raise LinkTimeout(f"{endpoint} took nothing for {bound:g} s")
             self._push(endpoint).poll(int(1000 * min(left, SLICE)) + 1, zmq.POLLOUT)
 
     def receive(self, timeout: float) -> tuple[LinkMessage, list[memoryview]] | None:

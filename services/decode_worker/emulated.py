@@ -8,18 +8,21 @@ import asyncio
 from collections import Counter
 from collections.abc import Sequence
 
+from common import failpoints
 from common.clock import Clock
 from common.emulated_links import EmulatedLinks
 from common.emulated_model import EmulatedModel
-from common.errors import WireError
+from common.errors import OutOfPages, WireError
 from common.generation import Sampled
 from common.messages import KvCommit, KvLayer, LinkMessage
 from common.pages import PAGE
 from common.service import Process
+from services.decode_worker.control import control
 from services.decode_worker.fence import Fence, ack
-from services.decode_worker.scheduler import Entry
+from services.decode_worker.intake import Intake
+from services.decode_worker.request import Entry
 from services.decode_worker.slots import Slots
-from services.decode_worker.worker import Intake, Worker
+from services.decode_worker.worker import Worker
 
 
 class EmulatedEngine:
@@ -58,16 +61,20 @@ class EmulatedReceiver:
                 case KvLayer():
                     self._fence.check(message)
                     self._intake.open(message)
+                    failpoints.hit("kv.receive")
                     self._slots.copied()
                     self._acknowledge(message, message.layer)
                 case KvCommit():
-                    if self._fence.commits(message):
-                        self._intake.commit(message)
+                    self._fence.check_commit(message)
+                    failpoints.hit("kv.commit")
+                    self._intake.commit(message)
                     self._acknowledge(message, message.num_layers)
                 case _:
                     self.dropped["type"] += 1
         except WireError as error:
             self.dropped[error.reason] += 1
+        except OutOfPages:
+            self.dropped["room"] += 1
 
     def _acknowledge(self, message: KvLayer | KvCommit, layer: int) -> None:
         self._links.send(self.endpoint, message.reply, ack(message, layer))
@@ -77,8 +84,9 @@ async def serve(process: Process, model: EmulatedModel, links: EmulatedLinks) ->
     """Join the mesh and pretend to decode until cancelled."""
     slots = Slots(-(-process.config.decode.kv_tokens // PAGE))
     worker = Worker(process, slots, ())
-    intake = Intake(worker, slots, asyncio.get_running_loop().call_soon)
+    intake = Intake(worker, slots, process.clock, asyncio.get_running_loop().call_soon)
     link = f"emulated://{process.peer.name}/{process.peer.incarnation}/kv"
     receiver = EmulatedReceiver(link, links, slots, intake)
     with links.bound(link, receiver.receive):
-        await worker.run(EmulatedEngine(model, process.clock), model.layout, link)
+        engine = EmulatedEngine(model, process.clock)
+        await control(process, worker, engine, model.layout, link)

@@ -19,7 +19,7 @@ from common.tensor.models import Model
 from common.tensor.sampling import sample
 from common.tensor.self_check import self_check
 from services.decode_worker.packed_linear import pack_linears
-from services.decode_worker.scheduler import Entry
+from services.decode_worker.request import Entry
 
 
 class ModelEngine:

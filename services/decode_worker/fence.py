@@ -1,4 +1,4 @@
-"""Which messages of a hand-over are taken (of no older loan, and each commit once), and the answer.
+"""Which messages of a hand-over are taken (none of an older loan), and the answer.
 
 Pure, and used by whoever receives KV alone.
 """
@@ -50,16 +50,12 @@ class Fence:
             raise WireError("stale", f"generation {message.generation}")
         self._generations[message.backend] = message.generation
 
-    def commits(self, message: KvCommit) -> bool:
-        """Whether this commit is new; a repeated one is known, even of an older loan.
+    def check_commit(self, message: KvCommit) -> None:
+        """Raise `WireError` for a commit that is new and of an older loan.
 
-        Raises:
-            WireError: it is new and of an older loan.
+        A repeated one may come when its backend is already lent to the next transfer.
         """
         transfer = Transfer(message.request, message.attempt, message.chunk, message.rank)
-        # A repeated commit may come when its backend is already lent to the next transfer.
-        if transfer in self._committed:
-            return False
-        self.check(message)
-        self._committed.add(transfer)
-        return True
+        if transfer not in self._committed:
+            self.check(message)
+            self._committed.add(transfer)

@@ -1,7 +1,7 @@
 """The copy thread of a decode instance: takes KV off the link and copies it into pages.
 
-Every frame may come twice, late or broken: copying is idempotent, a transfer is committed once,
-frames of an older loan of a backend are dropped, and so is whatever does not fit its own header.
+Every frame may come twice, late or broken: copying is idempotent and so is a commit, frames of an
+older loan of a backend are dropped, and so is whatever does not fit its own header.
 The link is made with the object and from then on belongs to the thread that calls `run`.
 """
 
@@ -9,7 +9,8 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from common.errors import LinkTimeout, WireError
+from common import failpoints
+from common.errors import LinkTimeout, OutOfPages, WireError
 from common.links.zmq import ZmqLink
 from common.messages import Endpoint, KvCommit, KvLayer
 from common.pages import Span, num_slots, take
@@ -28,9 +29,11 @@ class KvReceiver:
         cache: where layers are written to.
         bind: address of the link.
         open: the slots of the request that a layer belongs to, in the order of its prompt,
-            reserved with its first KV; None when the request is over. Called in the copy thread.
+            reserved with its first KV; None when the request is over. Called in the copy thread;
+            where it raises `OutOfPages` the layer is dropped, to come again.
         copied: called there as soon as nothing more is written to the slots that `open` gave.
-        commit: called in the copy thread once for every transfer whose layers have all come.
+        commit: called in the copy thread for every transfer whose layers have all come, and
+            again for a repeated commit.
     """
 
     def __init__(
@@ -69,13 +72,16 @@ class KvReceiver:
                     self._take_layer(message, frames)
                     self._acknowledge(message, message.layer)
                 case KvCommit():
-                    if self._fence.commits(message):
-                        self._commit(message)
+                    self._fence.check_commit(message)
+                    failpoints.hit("kv.commit")
+                    self._commit(message)
                     self._acknowledge(message, message.num_layers)
                 case _:
                     self.dropped["type"] += 1
         except WireError as error:
             self.dropped[error.reason] += 1
+        except OutOfPages:
+            self.dropped["room"] += 1
 
     def _check_layer(self, message: KvLayer) -> None:
         """Raise `WireError` unless header and cache fit together."""
@@ -94,6 +100,7 @@ class KvReceiver:
             if num_slots(spans) < message.prompt_length:
                 raise WireError("size", "the prompt is longer than its slots")
             slots = [span for interval in message.intervals for span in take(spans, *interval)]
+            failpoints.hit("kv.receive")
             self._cache.write(message.layer, slots, keys, values)
         finally:
             self._copied()

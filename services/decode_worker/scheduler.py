@@ -2,76 +2,30 @@
 
 A request is admitted at a step's start once all its transfers are committed, and leaves at a
 step's end. While a step is under way its members keep their slots, whatever happens: the engine
-writes to them. With n tokens emitted, the next step writes the KV of token n - 1 at position
-`prompt_length + n - 1` and draws the token of position `prompt_length + n`.
+writes to them. When slots are missing, at a step's start, the youngest that has all of its KV
+makes room; what still arrives never does.
 """
 
 from collections import deque
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from common.errors import OutOfPages
 from common.generation import Sampled, finish, forbidden
-from common.messages import DecodeJob, Finish, KvCommit, Sampling, Token
-from common.pages import Owner, Span, num_slots
-from services.decode_worker.slots import Slots
+from common.messages import Held, KvCommit, KvLayer, Token
+from common.pages import Owner, num_slots
+from services.decode_worker.arrivals import Arrivals
+from services.decode_worker.journal import Journal
+from services.decode_worker.request import Entry, Failure, Request
+from services.decode_worker.slots import MAX_HELD, Slots
 
 
-@dataclass(frozen=True)
-class Entry:
-    """What the engine needs to draw one request's next token."""
+class Want(NamedTuple):
+    """Slots for which an attempt's first KV found no room, and since when."""
 
-    last: int
-    position: int
-    """Of `last`, whose KV this step writes; the drawn token stands one further."""
-    spans: Sequence[Span]
-    """Slots of the tokens up to and including `position`, at least."""
-    sampling: Sampling
-    forbidden: frozenset[int] = frozenset()
-
-
-@dataclass
-class Request:
-    """One attempt of a request in decode."""
-
-    owner: Owner
-    job: DecodeJob
-    prompt_length: int
-    spans: list[Span]
-    tokens: list[Token]
-    """Emitted in this attempt and not yet handed out; the first comes with the job."""
-    num_emitted: int = 1
-    num_shared: int = 0
-    """Steps that it shared with others."""
-    last: int = 0
-    reason: Finish | None = None
-
-    def take_tokens(self) -> list[Token]:
-        """The tokens that nobody was sent yet."""
-        tokens, self.tokens = self.tokens, []
-        return tokens
-
-    @property
-    def position(self) -> int:
-        """Of the last token."""
-        return self.prompt_length + self.num_emitted - 1
-
-
-@dataclass
-class Arrival:
-    """Transfers of a request on their way in."""
-
-    committed: set[tuple[int, int]] = field(default_factory=set)
-    job: DecodeJob | None = None
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A request that decode cannot carry on."""
-
-    owner: Owner
-    why: str
-    retryable: bool = True
+    num_tokens: int
+    since: float
 
 
 @dataclass(frozen=True)
@@ -92,7 +46,7 @@ class Outcome:
 
 
 class Scheduler:
-    """Arriving transfers, ready requests, and the batch."""
+    """Arriving transfers, ready requests, and the batch in order of admission."""
 
     def __init__(
         self, slots: Slots, eos_ids: Collection[int], max_batch: int, grow_tokens: int
@@ -101,10 +55,12 @@ class Scheduler:
         self._eos_ids = frozenset(eos_ids)
         self._max_batch = max_batch
         self._grow_tokens = grow_tokens
-        self._arrivals: dict[Owner, Arrival] = {}
+        self._arrivals = Arrivals(slots)
+        self._wanted: dict[Owner, Want] = {}
         self._ready: deque[Request] = deque()
         self._batch: dict[Owner, Request] = {}
         self._stepping: list[Request] = []
+        self._journal = Journal()
         self.steps = 0
 
     @property
@@ -114,53 +70,81 @@ class Scheduler:
 
     @property
     def has_work(self) -> bool:
-        """Whether a step would hold anything."""
-        return bool(self._batch or self._ready)
+        """Whether a step would hold anything, or somebody waits for room."""
+        return bool(self._batch or self._ready or self._wanted)
+
+    def want(self, message: KvLayer, now: float) -> None:
+        """A first layer found no room: it is made at the next step's start."""
+        owner = Owner(message.request, message.attempt)
+        if not self._slots.ended(owner):
+            wanted = max(message.reserve, message.prompt_length)
+            self._wanted.setdefault(owner, Want(wanted, now))
 
     def commit(self, message: KvCommit) -> Failure | None:
         """One transfer is in its slots; with the last of them the request is ready."""
         owner = Owner(message.request, message.attempt)
         if self._slots.ended(owner) or self._is_ready(owner):
             return None
-        arrival = self._arrivals.setdefault(owner, Arrival())
-        arrival.job = arrival.job or message.job
-        missing = message.num_layers - self._slots.num_layers(message)
-        if missing:
+        made = self._arrivals.commit(message)
+        if isinstance(made, Failure):
             self.end(owner)
-            return Failure(owner, f"{missing} layers of a transfer never arrived")
-        arrival.committed.add((message.chunk, message.rank))
-        if arrival.job is None or len(arrival.committed) < message.num_transfers:
-            return None
-        request = self._request(owner, arrival.job, message.prompt_length)
-        if num_slots(request.spans) < request.prompt_length:
-            self.end(owner)
-            return Failure(owner, "KV of a part of the prompt never arrived")
-        del self._arrivals[owner]
-        self._ready.append(request)
+            return made
+        if made is not None:
+            self._ready.append(made)
+            self._journal.add(owner, made.job.first)
         return None
+
+    def is_arriving(self, owner: Owner) -> bool:
+        """Whether transfers of this attempt are still missing."""
+        return not (self._slots.ended(owner) or self._is_ready(owner))
+
+    def tokens(self, owner: Owner, index: int) -> list[Token] | None:
+        """Tokens of an attempt from `index` on, none as long as its KV arrives; None: unknown."""
+        tokens = self._journal.since(owner, index)
+        return [] if tokens is None and owner in self.waiting() else tokens
 
     def end(self, owner: Owner) -> bool:
         """Let go of an attempt; whether it was in the batch. A step under way keeps its slots."""
-        self._arrivals.pop(owner, None)
+        self._arrivals.end(owner)
+        self._wanted.pop(owner, None)
         self._ready = deque(request for request in self._ready if request.owner != owner)
         request = self._batch.pop(owner, None)
         self._slots.end(owner)
+        self._journal.end(owner)
         return request is not None
+
+    def fence(self) -> None:
+        """Let go of everything, and of what it was."""
+        for owner in [*self._batch, *self.waiting()]:
+            self.end(owner)
+        self._journal.clear()
+
+    def waiting(self) -> set[Owner]:
+        """Attempts that are here, not over, and not admitted."""
+        opened = {owner for owner in self._slots.owners() if not self._slots.ended(owner)}
+        return (opened | set(self._arrivals) | set(self._wanted)) - set(self._batch)
+
+    def held(self, now: float) -> tuple[Held, ...]:
+        """What every attempt holds, also those that are known and have no slots yet."""
+        held = self._slots.held(now, self._batch)
+        known = {(one.request, one.attempt) for one in held}
+        bare = [Held(*owner, slots=0) for owner in self.waiting() if owner not in known]
+        return (*held, *bare)[:MAX_HELD]
 
     def start(self) -> Boundary:
         """Admit what is ready, make room for one more token each, and form the batch."""
-        admitted = []
+        admitted, failed = [], []
         while self._ready and len(self._batch) < self._max_batch:
             request = self._ready.popleft()
             self._batch[request.owner] = request
             admitted.append(request)
-        failed = [
-            failure for request in list(self._batch.values()) if (failure := self._room(request))
-        ]
+        for request in list(self._batch.values()):
+            failed += self._grow(request)
+        while self._wanted:
+            failed += self._house(*next(iter(self._wanted.items())))
         self._stepping = list(self._batch.values())
         self._slots.pin(self._batch)
-        gone = {failure.owner for failure in failed}
-        admitted = [request for request in admitted if request.owner not in gone]
+        admitted = [request for request in admitted if request.owner in self._batch]
         return Boundary(self._stepping, admitted, failed)
 
     def entries(self) -> list[Entry]:
@@ -183,7 +167,7 @@ class Scheduler:
         stepped, self._stepping = self._stepping, []
         outcome = Outcome([], [])
         for request, sampled in zip(stepped, drawn, strict=True):
-            if request.owner not in self._batch:
+            if self._batch.get(request.owner) is not request:
                 continue
             if sampled is None:
                 why = f"no finite logits at position {request.position + 1}"
@@ -196,36 +180,51 @@ class Scheduler:
                 self.end(request.owner)
         return outcome
 
-    def _request(self, owner: Owner, job: DecodeJob, prompt_length: int) -> Request:
-        spans = self._slots.spans(owner)
-        return Request(owner, job, prompt_length, spans, [job.first], last=job.first.id)
-
     def _is_ready(self, owner: Owner) -> bool:
         return owner in self._batch or any(request.owner == owner for request in self._ready)
 
-    def _room(self, request: Request) -> Failure | None:
-        """Grow when the slot of the last token is missing."""
-        if request.position < num_slots(request.spans):
-            return None
-        try:
-            request.spans = self._slots.grow(request.owner, self._grow_tokens)
-        except OutOfPages as error:
-            self.end(request.owner)
-            return Failure(request.owner, str(error))
-        return None
+    def _grow(self, request: Request) -> list[Failure]:
+        """Room for the request's last token, if need be at the expense of the youngest."""
+        failed: list[Failure] = []
+        wanted = min(self._grow_tokens, request.num_left)
+        while request.owner in self._batch and request.needs_room:
+            try:
+                request.spans = self._slots.grow(request.owner, wanted)
+            except OutOfPages as error:
+                if self._slots.owners() == [request.owner]:
+                    self.end(request.owner)
+                    why = f"{error}, and nobody else holds any: raise decode.kv_tokens"
+                    failed.append(Failure(request.owner, why, retryable=False))
+                else:
+                    failed.append(self._evict(error))
+        return failed
+
+    def _house(self, owner: Owner, want: Want) -> list[Failure]:
+        """Slots for an attempt whose KV arrives, as long as others can make room."""
+        failed: list[Failure] = []
+        while owner in self._wanted:
+            try:
+                self._slots.reserve(owner, want.num_tokens, want.since)
+                del self._wanted[owner]
+            except OutOfPages as error:
+                if want.num_tokens > self._within_reach():
+                    self.end(owner)
+                    failed.append(Failure(owner, str(error), evicted=True))
+                elif self._batch or self._ready:
+                    failed.append(self._evict(error))
+        return failed
+
+    def _within_reach(self) -> int:
+        """Slots that would be free without all those that have their KV."""
+        evictable = (*self._batch.values(), *self._ready)
+        return self._slots.totals()[1] + sum(num_slots(request.spans) for request in evictable)
+
+    def _evict(self, error: OutOfPages) -> Failure:
+        youngest = self._ready[-1].owner if self._ready else next(reversed(self._batch))
+        self.end(youngest)
+        return Failure(youngest, f"had to make room: {error}", evicted=True)
 
     def _emit(self, request: Request, sampled: Sampled) -> None:
-        request.num_emitted += 1
-        request.last = sampled.id
-        request.reason = finish(request.job.ending, self._eos_ids, sampled.id, request.num_emitted)
-        request.tokens.append(
-            Token(
-                request=request.owner.request,
-                attempt=request.owner.attempt,
-                index=request.job.first.index + request.num_emitted - 1,
-                id=sampled.id,
-                logprob=sampled.logprob,
-                top=sampled.top,
-                finish=request.reason,
-            )
-        )
+        num_emitted = request.num_emitted + 1
+        reason = finish(request.job.ending, self._eos_ids, sampled.id, num_emitted)
+        self._journal.add(request.owner, request.emit(sampled, reason))

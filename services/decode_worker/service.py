@@ -18,11 +18,13 @@ from common.pages import PAGE
 from common.service import Process
 from common.tensor.kv_cache import KvCache
 from common.tensor.models import Model, load
+from services.decode_worker.control import control
 from services.decode_worker.engine import ModelEngine
+from services.decode_worker.intake import Intake
 from services.decode_worker.kv_receiver import KvReceiver
-from services.decode_worker.scheduler import Entry
+from services.decode_worker.request import Entry
 from services.decode_worker.slots import Slots
-from services.decode_worker.worker import Intake, Worker
+from services.decode_worker.worker import Worker
 
 
 async def serve(process: Process) -> None:
@@ -37,7 +39,7 @@ async def serve(process: Process) -> None:
         num_pages = -(-process.config.decode.kv_tokens // PAGE)
         cache, slots = KvCache(model.layout, num_pages), Slots(num_pages)
         worker = Worker(process, slots, model.eos_ids)
-        intake = Intake(worker, slots, loop.call_soon_threadsafe)
+        intake = Intake(worker, slots, process.clock, loop.call_soon_threadsafe)
         bind = f"tcp://{process.config.mesh.bind}:*"
         receiver = KvReceiver(cache, bind, intake.open, slots.copied, intake.commit)
         link = reachable(receiver.endpoint, process.peer.inbox)
@@ -48,7 +50,7 @@ async def serve(process: Process) -> None:
             copying = loop.run_in_executor(copy, receiver.run, stop)
             try:
                 async with asyncio.TaskGroup() as group:
-                    group.create_task(worker.run(engine, model.layout, link))
+                    group.create_task(control(process, worker, engine, model.layout, link))
                     await copying
             finally:
                 stop.set()

@@ -8,9 +8,8 @@ from `open` to `copied`, the engine while its batch is pinned.
 """
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 
-from common.errors import OutOfPages
 from common.messages import Held, KvCommit, KvLayer
 from common.pages import Owner, PagePool, Span, join
 from common.recent import Recent
@@ -30,18 +29,19 @@ class Slots:
         self._pool = PagePool(num_pages)
         self._spans: dict[Owner, list[Span]] = {}
         self._layers: dict[Owner, set[tuple[int, int, int]]] = {}
+        self._since: dict[Owner, float] = {}
         self._ended: Recent[Owner] = Recent(MAX_ENDED)
         self._copying: set[Owner] = set()
         self._pinned: set[Owner] = set()
         self._doomed: set[Owner] = set()
 
-    def open(self, message: KvLayer) -> Sequence[Span] | None:
+    def open(self, message: KvLayer, now: float) -> Sequence[Span] | None:
         """The slots of the message's request in prompt order, reserved at its first KV.
 
         None when the request has ended: its frames are to be dropped.
 
         Raises:
-            OutOfPages: they cannot be reserved; the request counts as ended from now on.
+            OutOfPages: they cannot be reserved; nothing has changed.
         """
         owner = Owner(message.request, message.attempt)
         with self._lock:
@@ -49,10 +49,20 @@ class Slots:
             if owner in self._ended:
                 return None
             if owner not in self._spans:
-                self._reserve(owner, max(message.reserve, message.prompt_length))
+                self._reserve(owner, max(message.reserve, message.prompt_length), now)
             self._copying.add(owner)
             self._layers[owner].add((message.chunk, message.rank, message.layer))
             return list(self._spans[owner])
+
+    def reserve(self, owner: Owner, num_tokens: int, now: float) -> None:
+        """What `open` does at the first KV, before it comes; nothing when it was done.
+
+        Raises:
+            OutOfPages: they cannot be reserved; nothing has changed.
+        """
+        with self._lock:
+            if owner not in self._spans and owner not in self._ended:
+                self._reserve(owner, num_tokens, now)
 
     def num_layers(self, commit: KvCommit) -> int:
         """Different layers of the commit's transfer that have arrived."""
@@ -109,19 +119,24 @@ class Slots:
         with self._lock:
             return self._pool.total_slots, self._pool.free_slots
 
-    def held(self) -> tuple[Held, ...]:
+    def owners(self) -> list[Owner]:
+        """Everyone who holds slots, also those whose end still waits for a writer."""
+        with self._lock:
+            return [owner for owner, _ in self._pool.owners()]
+
+    def held(self, now: float, admitted: Container[Owner] = ()) -> tuple[Held, ...]:
         """What every request holds."""
         with self._lock:
             owners = list(self._pool.owners())[:MAX_HELD]
-        return tuple(Held(owner.request, owner.attempt, slots) for owner, slots in owners)
+            return tuple(
+                Held(*owner, slots, max(now - self._since[owner], 0.0), owner in admitted)
+                for owner, slots in owners
+            )
 
-    def _reserve(self, owner: Owner, num_tokens: int) -> None:
-        try:
-            self._spans[owner] = join(self._pool.allocate(owner, num_tokens))
-        except OutOfPages:
-            self._ended.add(owner)
-            raise
+    def _reserve(self, owner: Owner, num_tokens: int, now: float) -> None:
+        self._spans[owner] = join(self._pool.allocate(owner, num_tokens))
         self._layers[owner] = set()
+        self._since[owner] = now
 
     def _let_go(self, writers: set[Owner]) -> None:
         writers.clear()
@@ -133,3 +148,4 @@ class Slots:
             self._pool.release(owner)
             self._spans.pop(owner, None)
             self._layers.pop(owner, None)
+            self._since.pop(owner, None)

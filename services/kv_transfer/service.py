@@ -1,12 +1,15 @@
 """The broker between senders and decode instances: handshakes in, grants out.
 
 It moves no bytes. One receive manager for each decode instance that a sender has named, dropped
-when a newer life of that instance shows.
+when a newer life of that instance shows. A broker may take the place of another at any time, and
+cannot tell: what it hears of for the first time may have loans that it has to take over.
 """
 
 import asyncio
 from collections.abc import Iterable
+from typing import NamedTuple
 
+from common import failpoints
 from common.messages import (
     PROTOCOL,
     BrokerFacts,
@@ -23,74 +26,111 @@ from common.model_card import read_card
 from common.pages import Owner
 from common.recent import Recent
 from common.service import Membership, Process
-from services.kv_transfer.receive_manager import MAX_REQUESTS, Loan, ReceiveManager
+from services.kv_transfer.receive_manager import MAX_REQUESTS, Granted, ReceiveManager
 
 MAX_TARGETS = 256
 """Decode instances that one broker lends for."""
+MAX_HELD = 4096
+"""Entries of a heartbeat."""
+QUIET = 2.0
+"""Heartbeats for which an unknown decode instance is lent nothing new."""
+
+
+class _Target(NamedTuple):
+    incarnation: int
+    manager: ReceiveManager
 
 
 class Broker:
     """The receive managers of all decode instances, by name and life."""
 
     def __init__(self, process: Process) -> None:
-        self._mesh = process.mesh
-        self._managers: dict[Name, tuple[int, ReceiveManager]] = {}
+        self._process = process
+        self._started = process.clock.now()
+        self._targets: dict[Name, _Target] = {}
         # A handshake may come after the end of its request, and before its manager is there.
         self._ended: Recent[Owner] = Recent(MAX_REQUESTS)
-        # Incarnations pass faster than loans, so a restarted broker's are newer.
-        self._generation = process.peer.incarnation
 
     def facts(self) -> BrokerFacts:
         """What the heartbeat tells."""
-        managers = [manager for _, manager in self._managers.values()]
+        now = self._process.clock.now()
+        managers = [target.manager for target in self._targets.values()]
         return BrokerFacts(
             backends=sum(manager.num_backends for manager in managers),
             lent=sum(manager.lent for manager in managers),
             waiting=sum(manager.waiting for manager in managers),
+            held=tuple(held for manager in managers for held in manager.held(now))[:MAX_HELD],
         )
 
     def quiescent(self) -> bool:
         """Whether no request wants or keeps a backend."""
-        managers = [manager for _, manager in self._managers.values()]
-        return not any(manager.reserved or manager.waiting for manager in managers)
+        return all(target.manager.is_idle for target in self._targets.values())
 
     def fence(self) -> None:
-        """Forget every loan: the router has given them to another broker."""
-        self._managers.clear()
+        """Forget every loan: the router has given them to another broker, or has gone."""
+        self._targets.clear()
+
+    def tick(self, silence: float) -> None:
+        """Lend what had to wait for a takeover; give up the leases that nobody renews.
+
+        Args:
+            silence: seconds since the router was heard.
+        """
+        if silence > self._process.config.mesh.lease:
+            self.fence()
+        for target in self._targets.values():
+            self._send(target.manager.advance(self._process.clock.now()))
 
     def receive(self, message: ControlMessage) -> None:
         """Act on one message; whatever is not for a broker is ignored."""
         match message:
             case Handshake():
+                failpoints.hit("broker.handshake")
                 if Owner(message.request, message.attempt) not in self._ended:
                     manager = self._manager(message.target)
-                    self._send(manager.handshake(message) if manager else ())
+                    now = self._process.clock.now()
+                    self._send(manager.handshake(message, now) if manager else ())
             case Release():
-                incarnation, manager = self._managers.get(message.target, (0, None))
-                if manager is not None and incarnation == message.incarnation:
-                    self._send(manager.release(message))
+                failpoints.hit("broker.release")
+                target = self._targets.get(message.target)
+                if target is not None and target.incarnation == message.incarnation:
+                    self._send(target.manager.release(message))
             case EndOfRequest() | Cancel():
                 owner = Owner(message.request, message.attempt)
                 self._ended.add(owner)
-                for _, manager in self._managers.values():
-                    self._send(manager.end(owner))
+                for target in self._targets.values():
+                    self._send(target.manager.end(owner))
             case _:
                 pass
 
     def _manager(self, target: Target) -> ReceiveManager | None:
         """The manager of a target; None for an older life of it, or one too many."""
-        known = self._managers.get(target.name)
-        if known is not None and known[0] >= target.incarnation:
-            return known[1] if known[0] == target.incarnation else None
-        if known is None and len(self._managers) >= MAX_TARGETS:
+        known = self._targets.get(target.name)
+        if known is not None and known.incarnation >= target.incarnation:
+            return known.manager if known.incarnation == target.incarnation else None
+        if known is None and len(self._targets) >= MAX_TARGETS and not self._forget_idle():
             return None
-        manager = ReceiveManager(target.num_backends, self._generation)
-        self._managers[target.name] = (target.incarnation, manager)
+        now, lends_from = self._process.clock.now(), float("-inf")
+        if known is None:  # else nobody but this broker has lent for it
+            lends_from = now + QUIET * self._process.config.mesh.heartbeat
+        manager = ReceiveManager(target.num_backends, self._generation(now), lends_from)
+        self._targets[target.name] = _Target(target.incarnation, manager)
         return manager
 
-    def _send(self, loans: Iterable[Loan]) -> None:
-        for loan in loans:
-            self._mesh.send(loan.inbox, loan.grant)
+    def _generation(self, now: float) -> int:
+        # Incarnations count nanoseconds, and so this is newer than all loans that anybody gave
+        # before: a former life, another broker that was started later, an older life of the target.
+        return self._process.peer.incarnation + int((now - self._started) * 1e9)
+
+    def _forget_idle(self) -> bool:
+        """Make room by the longest known target that wants nothing, perhaps long gone."""
+        idle = (name for name, target in self._targets.items() if target.manager.is_idle)
+        return self._targets.pop(next(idle, ""), None) is not None
+
+    def _send(self, granted: Iterable[Granted]) -> None:
+        for inbox, grant in granted:
+            failpoints.hit("broker.grant")
+            self._process.mesh.send(inbox, grant)
 
 
 async def serve(process: Process) -> None:
@@ -106,6 +146,7 @@ async def lend(process: Process, broker: Broker) -> None:
     async with asyncio.TaskGroup() as group:
         group.create_task(membership.run())
         group.create_task(_receive(process, membership, broker))
+        group.create_task(_tick(process, membership, broker))
 
 
 async def _receive(process: Process, membership: Membership, broker: Broker) -> None:
@@ -113,3 +154,9 @@ async def _receive(process: Process, membership: Membership, broker: Broker) -> 
         message, _ = await process.mesh.receive()
         if not membership.receive(message):
             broker.receive(message)
+
+
+async def _tick(process: Process, membership: Membership, broker: Broker) -> None:
+    while True:
+        await process.clock.sleep(process.config.mesh.heartbeat / 4)
+        broker.tick(membership.silence)

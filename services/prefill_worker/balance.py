@@ -10,6 +10,7 @@ Source:
 from collections import deque
 from collections.abc import Sequence
 
+from common.failpoints import hit
 from common.messages import BalanceBlock, Member, RunChunk
 from common.pages import Span
 from common.sharding import Move, num_tokens
@@ -45,7 +46,11 @@ class Balance:
 
         Raises:
             LinkTimeout: a block did not come or was not taken in time.
+            Aborted: the attempt is over.
         """
+        self._mailbox.check()
+        if self._unsent or self._taken:
+            hit("balance.layer")
         while self._unsent and self._unsent[0][0] <= layer + AHEAD:
             needed = self._unsent[0][0] <= layer
             if not self._post(*self._unsent[0], needed=needed):
@@ -69,7 +74,7 @@ class Balance:
         )
         frames = (pack(keys), pack(values))
         if needed:
-            self._mailbox.link.send(to.balance, message, *frames)
+            self._mailbox.send(to.balance, message, *frames, timeout=self._step_timeout)
             return True
         return self._mailbox.link.try_send(to.balance, message, *frames)
 

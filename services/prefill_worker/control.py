@@ -30,7 +30,7 @@ async def control(
     async with asyncio.TaskGroup() as group:
         group.create_task(membership.run())
         group.create_task(_receive(process, membership, instance))
-        group.create_task(_tick(process, instance))
+        group.create_task(_tick(process, membership, instance))
 
 
 async def _receive(process: Process, membership: Membership, instance: Instance) -> None:
@@ -38,11 +38,13 @@ async def _receive(process: Process, membership: Membership, instance: Instance)
         message, frames = await process.mesh.receive()
         if not membership.receive(message):
             instance.receive(message, frames)
-        elif membership.welcome is not None:
-            instance.enter(membership.welcome.epoch)
+        elif message is membership.welcome:
+            instance.welcome(membership.welcome)
 
 
-async def _tick(process: Process, instance: Instance) -> None:
+async def _tick(process: Process, membership: Membership, instance: Instance) -> None:
     while True:
         await process.clock.sleep(process.config.mesh.resend / 2)
+        if membership.silence > process.config.mesh.lease:
+            instance.expire(membership.silence)
         instance.advance()

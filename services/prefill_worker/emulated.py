@@ -4,26 +4,40 @@ Control and books are the real ones. A chunk starts when all members of its grou
 they tell each other with `RingReady`, as real ones do. Its layers finish evenly spread over its
 seconds. What the latency model leaves out costs nothing here: balancing history, and waiting
 inside the ring, since the members of a group finish together. Emulated workers reach each other
-only inside one process, where their links are.
+only inside one process, where their links are. Whoever waits or computes leaves at once when its
+attempt ends here or is left by another member.
 """
 
 import asyncio
 from collections.abc import Iterable
+from contextlib import suppress
 
 from common.emulated_links import EmulatedLinks
 from common.emulated_model import EmulatedModel
-from common.errors import LinkTimeout, OutOfPages, RequestFailed
+from common.errors import Aborted, LinkTimeout, OutOfPages, RequestFailed
 from common.generation import finish, forbidden
-from common.messages import KvAck, KvLayer, LinkMessage, Member, RingReady, RunChunk, Token
+from common.messages import (
+    KvAck,
+    KvLayer,
+    LinkMessage,
+    Member,
+    RingAbort,
+    RingReady,
+    RunChunk,
+    Token,
+)
 from common.pages import PAGE, Owner, PagePool
 from common.recent import Recent
 from common.service import Process
 from common.sharding import num_tokens, owner_of_last
+from services.prefill_worker.aborts import Aborts
 from services.prefill_worker.control import control
 from services.prefill_worker.hands import ChunkResult, Listener, Slots, Work
 from services.prefill_worker.holdings import Holdings
 from services.prefill_worker.instance import Instance
-from services.prefill_worker.send_manager import Parcel, SendManager
+from services.prefill_worker.plan import abort_of, me, others
+from services.prefill_worker.send_manager import SendManager
+from services.prefill_worker.transfer import Parcel
 
 MAX_ARRIVED = 4096
 """Members that have come to a chunk and are remembered, until newer ones push them out."""
@@ -43,6 +57,7 @@ class EmulatedHands:
         self._holdings = Holdings(PagePool(num_pages))
         self._work: asyncio.Queue[tuple[Work, Listener]] = asyncio.Queue(1)
         self._arrived: Recent[RingReady] = Recent(MAX_ARRIVED)
+        self._aborts = Aborts()
         self._news = asyncio.Event()
 
     def start(self, work: Work, listener: Listener) -> None:
@@ -56,6 +71,11 @@ class EmulatedHands:
         num_bytes = self._model.layer_bytes(tokens)
         self._links.send(self.kv, parcel.link, message, num_bytes)
 
+    def abort(self, owner: Owner) -> None:
+        """End the computation of an attempt."""
+        self._aborts.end(owner)
+        self._news.set()
+
     def release(self, owner: Owner) -> None:
         """Free the slots of an attempt."""
         self._holdings.release(*owner)
@@ -66,10 +86,12 @@ class EmulatedHands:
         return Slots(books.total_slots, books.free_slots, books.held())
 
     def receive(self, message: LinkMessage) -> None:
-        """Another member has come to a chunk."""
+        """Another member has come to a chunk, or left it."""
         if isinstance(message, RingReady):
             self._arrived.add(message)
-            self._news.set()
+        elif isinstance(message, RingAbort):
+            self._aborts.note(message)
+        self._news.set()
 
     async def run(self) -> None:
         """Compute what is started, until cancelled."""
@@ -77,14 +99,16 @@ class EmulatedHands:
             work, listener = await self._work.get()
             try:
                 result = await self._compute(work.run, listener)
-            except (LinkTimeout, OutOfPages, RequestFailed) as error:
-                self._holdings.release(work.run.request, work.run.attempt)
+            except (Aborted, LinkTimeout, OutOfPages, RequestFailed) as error:
+                self._leave(work.run)
                 listener.on_failed(work.run, error)
             else:
                 listener.on_done(work.run, result)
 
     async def _compute(self, run: RunChunk, listener: Listener) -> ChunkResult:
         clock = self._process.clock
+        self._aborts.begin(run)
+        self._aborts.check()
         self._holdings.open(run)
         listener.on_ready(run)
         came = clock.now()
@@ -92,8 +116,7 @@ class EmulatedHands:
         started = clock.now()
         seconds, num_layers = self._model.chunk_seconds(run), self._model.layout.num_layers
         for layer in range(num_layers):
-            done = started + seconds * (layer + 1) / num_layers
-            await clock.sleep(max(0.0, done - clock.now()))
+            await self._compute_until(started + seconds * (layer + 1) / num_layers)
             spans = self._holdings.spans(run.request, run.attempt, run.index)
             listener.on_layer(run, layer, spans)
         wait = started - came
@@ -104,23 +127,45 @@ class EmulatedHands:
 
         Raises:
             LinkTimeout: one did not come in time.
+            Aborted: the attempt is over.
         """
-        group = run.members[: run.chunks[run.index].size]
-        me = run.members[run.rank]
-        others = [(rank, member) for rank, member in enumerate(group) if rank != run.rank]
-        for _, member in others:
-            self._links.send(self.ring, member.ring, _ready(run, run.rank, me))
+        for _, member in others(run):
+            self._links.send(self.ring, member.ring, _ready(run, run.rank, me(run)))
         try:
             async with asyncio.timeout(self._process.config.prefill.start_timeout):
-                await self._all(_ready(run, *other) for other in others)
+                await self._all(_ready(run, *other) for other in others(run))
         except TimeoutError:
             raise LinkTimeout(f"the group of {run.request} chunk {run.index} is late") from None
 
     async def _all(self, wanted: Iterable[RingReady]) -> None:
         for ready in wanted:
             while ready not in self._arrived:
-                self._news.clear()
-                await self._news.wait()
+                await self._hear()
+
+    async def _compute_until(self, done: float) -> None:
+        """Let time pass.
+
+        Raises:
+            Aborted: the attempt is over.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, done - self._process.clock.now())):
+                while True:
+                    await self._hear()
+
+    async def _hear(self) -> None:
+        """Wait for news, unless they have come that end the attempt."""
+        self._aborts.check()
+        self._news.clear()
+        await self._news.wait()
+        self._aborts.check()
+
+    def _leave(self, run: RunChunk) -> None:
+        """End an attempt here and tell all of its plan."""
+        self._holdings.release(run.request, run.attempt)
+        for rank, member in enumerate(run.members):
+            if rank != run.rank:
+                self._links.send(self.ring, member.ring, abort_of(run))
 
     def _first(self, run: RunChunk) -> Token | None:
         """Token 0, where this member holds the last prompt token."""
@@ -142,7 +187,7 @@ class EmulatedHands:
 async def serve(process: Process, model: EmulatedModel, links: EmulatedLinks) -> None:
     """Join the mesh and pretend to compute chunks until cancelled."""
     hands = EmulatedHands(process, model, links)
-    sends = SendManager(process.peer, hands.kv, model.layout, process.config)
+    sends = SendManager(hands.kv, model.layout, process.config)
     instance = Instance(process, sends, hands)
 
     def on_ack(message: LinkMessage) -> None:

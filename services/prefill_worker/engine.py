@@ -1,8 +1,8 @@
 """One prefill instance: runs chunks, one at a time, together with the chunk's group.
 
-Made, used and closed in the engine thread; only `holdings`, `spans` and `release` are for any
-thread. A failed chunk ends its attempt here: all its slots are freed, and a later chunk of it is
-refused.
+Made, used and closed in the engine thread; only `holdings`, `spans`, `release` and `abort` are for
+any thread. A failed chunk ends its attempt here: all its slots are freed, a later chunk of it is
+refused, and the others of its group leave it too.
 """
 
 import time
@@ -15,27 +15,33 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from common.errors import RequestFailed
+from common.failpoints import hit
 from common.generation import finish, forbidden
 from common.links.zmq import ZmqLink
 from common.messages import RunChunk, Token
-from common.pages import PAGE, PagePool, Span, join
+from common.pages import PAGE, Owner, PagePool, Span, join
 from common.sharding import shards
 from common.tensor.kv_cache import KvCache
 from common.tensor.models import Model
 from common.tensor.sampling import sample
+from services.prefill_worker.aborts import Aborts
 from services.prefill_worker.balance import Balance
 from services.prefill_worker.hands import ChunkResult
 from services.prefill_worker.holdings import ChunkSlots, Holdings
 from services.prefill_worker.mailbox import Mailbox
+from services.prefill_worker.plan import abort_of, owner_of
 from services.prefill_worker.ring import Ring
 from services.prefill_worker.zigzag import Block
 
 OnLayer = Callable[[int], None]
 
+PATIENCE = 5.0
+"""Times a chunk's predicted seconds that one step of its ring may take."""
+
 
 @dataclass(frozen=True)
 class Bounds:
-    """Seconds that a member waits for its group: at a chunk's start, and for one block."""
+    """Seconds that a member waits for its group: at a chunk's start, and for one block at least."""
 
     start: float
     step: float
@@ -60,8 +66,9 @@ class Engine:
         self.holdings = Holdings(PagePool(num_pages))
         self.links = links
         self.bounds = bounds
-        self._ring = Mailbox(links.ring)
-        self._balance = Mailbox(links.balance)
+        self._aborts = Aborts()
+        self._ring = Mailbox(links.ring, self._aborts)
+        self._balance = Mailbox(links.balance, self._aborts)
 
     def spans(self, request: str, attempt: int, chunk: int) -> list[Span]:
         """Slots of this member's own shards of a chunk, in the order of their intervals."""
@@ -70,6 +77,10 @@ class Engine:
     def release(self, request: str, attempt: int) -> None:
         """Free everything of an attempt; idempotent."""
         self.holdings.release(request, attempt)
+
+    def abort(self, request: str, attempt: int) -> None:
+        """Have the computation of an attempt end with `Aborted`, within a layer; any thread."""
+        self._aborts.end(Owner(request, attempt))
 
     def run(
         self,
@@ -87,13 +98,13 @@ class Engine:
             on_layer: called when this member's KV of a layer is in the cache.
 
         Raises:
-            TetrisError: `OutOfPages`, `LinkTimeout`, `RequestFailed` or `WireError`; the attempt
-                holds no slots here any more.
+            TetrisError: `OutOfPages`, `LinkTimeout`, `RequestFailed`, `WireError` or `Aborted`;
+                the attempt holds no slots here any more, and the group knows.
         """
         try:
             return self._run(run, ids, on_ready, on_layer)
         except BaseException:
-            self.release(run.request, run.attempt)
+            self._leave(run)
             raise
 
     def close(self) -> None:
@@ -108,21 +119,34 @@ class Engine:
         on_ready: Callable[[], None],
         on_layer: OnLayer,
     ) -> ChunkResult:
+        hit("chunk.start")
+        self._aborts.begin(run)
+        for mailbox in (self._ring, self._balance):
+            mailbox.begin(run)
         _check_ids(run, ids, self.model.vocab_size)
         slots = self.holdings.open(run)
-        for mailbox in (self._ring, self._balance):
-            mailbox.begin(run.request, run.attempt, run.index)
-        ring = Ring(self._ring, run, self.model.layout, self.bounds.step)
+        step = max(self.bounds.step, PATIENCE * run.predicted)
+        ring = Ring(self._ring, run, self.model.layout, step)
         on_ready()
         started = time.perf_counter()
         ring.gather(self.bounds.start)
         gather = self._ring.waited
-        balance = Balance(self._balance, run, slots, self.cache, self.bounds.step)
+        balance = Balance(self._balance, run, slots, self.cache, step)
         logits = self._forward(run, ids, Layers(self.cache, slots, ring, balance, on_layer))
         first = self._sample(run, logits) if len(logits) else None
         wait, moved = self._ring.waited, self._balance.waited
         compute = time.perf_counter() - started - wait - moved
         return ChunkResult(first, max(compute, 0.0), wait, gather, moved)
+
+    def _leave(self, run: RunChunk) -> None:
+        """End an attempt here and tell all of its plan, for nobody is to wait for this member."""
+        self.release(run.request, run.attempt)
+        for mailbox in (self._ring, self._balance):
+            mailbox.forget(owner_of(run))
+        for rank, member in enumerate(run.members):
+            if rank != run.rank:  # each waits on one link at a time
+                self._ring.post(member.ring, abort_of(run))
+                self._balance.post(member.balance, abort_of(run))
 
     def _forward(self, run: RunChunk, ids: NDArray[np.int32], layers: "Layers") -> Tensor:
         """Logits [1, vocab] of the prompt's last token where this member holds it, else [0, …].
@@ -169,7 +193,7 @@ class Layers:
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
         """Keep k and v [G, T, D], attend q [H, T, D] to the whole group's KV; [T, H, D]."""
         self._cache.write(layer, self._slots.own, k.transpose(0, 1), v.transpose(0, 1))
-        self._on_layer(layer)
+        self._done(layer)
         return self._exchange(layer, q, scale)
 
     def pass_on(self) -> None:
@@ -177,8 +201,12 @@ class Layers:
         layout = self._cache.layout
         nothing = torch.empty(layout.num_kv_heads, 0, layout.head_dim)
         for layer in range(layout.num_layers):
-            self._on_layer(layer)
+            self._done(layer)
             self._exchange(layer, nothing, 1.0)
+
+    def _done(self, layer: int) -> None:
+        hit("chunk.layer")
+        self._on_layer(layer)
 
     def _exchange(self, layer: int, q: Tensor, scale: float) -> Tensor:
         self._balance.advance(layer)

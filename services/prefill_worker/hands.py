@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from common.errors import TetrisError
 from common.messages import Held, RunChunk, Token
 from common.pages import Owner, Span
-from services.prefill_worker.send_manager import Parcel
+from services.prefill_worker.transfer import Parcel
 
 
 class Work(NamedTuple):
@@ -66,6 +66,9 @@ class Hands(Protocol):
 
     def submit(self, parcel: Parcel) -> None:
         """Send KV."""
+
+    def abort(self, owner: Owner) -> None:
+        """End the computation of an attempt soon: `on_failed`, unless `on_done` comes first."""
 
     def release(self, owner: Owner) -> None:
         """Free the slots of an attempt."""

@@ -1,40 +1,40 @@
 """What a prefill instance does with every message and every event of its threads.
 
-Used by the event loop alone and never waits. A request lives here from its first chunk's arrival
+Used by the event loop alone and never waits. An attempt lives here from its first chunk's arrival
 until its KV is released; what is over is remembered for a while, so that nothing late revives it.
+Its KV is released once, as soon as it is over and no chunk of it runs.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
+from msgspec import structs
 
-from common.errors import LinkTimeout, OutOfPages, TetrisError
+from common.errors import LinkTimeout, TetrisError
+from common.failpoints import hit
 from common.messages import (
     Cancel,
-    ChunkDone,
     ControlMessage,
     EndOfRequest,
-    Failed,
-    FirstToken,
     Grant,
+    Held,
     KvAck,
-    Peer,
     PrefillFacts,
-    Ready,
-    Released,
     RunChunk,
     Running,
     Skip,
     Token,
+    Welcome,
 )
 from common.pages import Owner, Span
 from common.recent import Recent
 from common.service import Process
 from common.wire import Frames
 from services.prefill_worker.hands import ChunkResult, Hands, Work
-from services.prefill_worker.plan import is_sound, owner_of
+from services.prefill_worker.plan import is_sound, me, owner_of
 from services.prefill_worker.send_manager import Key, SendManager
 from services.prefill_worker.turns import Turns
+from services.prefill_worker.voice import Voice
 
 MAX_ENDED = 4096
 """Ended attempts that are remembered."""
@@ -45,7 +45,10 @@ MAX_HELD = 4096
 @dataclass
 class _Live:
     run: RunChunk
+    born: float | None = None
+    """When it got its first slots."""
     is_computed: bool = False
+    is_over: bool = False
 
 
 class Instance:
@@ -55,6 +58,7 @@ class Instance:
         self._process = process
         self._sends = sends
         self._hands = hands
+        self._voice = Voice(process)
         self._turns: Turns[Work] = Turns()
         self._live: dict[Owner, _Live] = {}
         self._ended: Recent[Owner] = Recent(MAX_ENDED)
@@ -71,13 +75,19 @@ class Instance:
             total_slots=slots.total,
             free_slots=slots.free,
             running=self._computing(),
-            held=slots.held[:MAX_HELD],
+            held=tuple(self._aged(held) for held in slots.held[:MAX_HELD]),
         )
+
+    def welcome(self, welcome: Welcome) -> None:
+        """Follow the router that has taken this instance in, and the brokers that it names."""
+        self.enter(welcome.epoch)
+        self._sends.follow(welcome.brokers)
+        self.advance()
 
     def enter(self, epoch: int) -> bool:
         """Follow a life of the router, also when it welcomes; False for an older one.
 
-        A new life knows nothing of chunks that have not run.
+        A new life knows nothing of attempts that are not computed completely: they end.
         """
         is_new = epoch > self._turns.epoch
         is_current = self._turns.enter(epoch)
@@ -87,10 +97,22 @@ class Instance:
         return is_current
 
     def fence(self) -> None:
-        """Let go of everything: the router has given it to others."""
+        """Let go of everything in silence: the router has given it to others."""
+        self._voice.fence()
+        self._turns = Turns()
         for owner in tuple(self._live):
             self._end(owner)
-        self._turns = Turns()
+
+    def expire(self, silence: float) -> None:
+        """Let go of everything, no router having been heard for `silence` seconds."""
+        if all(live.is_over for live in self._live.values()):
+            return
+        self._process.log.warning("leases are over", silence=silence, attempts=len(self._live))
+        for owner, live in tuple(self._live.items()):
+            if not live.is_over:
+                self._voice.lost(live.run, LinkTimeout("no router was heard for too long"))
+                self._end(owner)
+        self.advance()
 
     def receive(self, message: ControlMessage, frames: Frames = ()) -> None:
         """Act on one message; whatever is not for a prefill instance is ignored."""
@@ -98,11 +120,11 @@ class Instance:
             case RunChunk():
                 self._plan(message, memoryview(frames[0]))
             case Skip():
-                if self.enter(message.epoch):
-                    self._turns.add(message.turn, None)
+                self._skip(message)
             case Grant():
                 self._sends.receive(message, self._now())
             case EndOfRequest() | Cancel():
+                self._voice.settle(message)
                 self._end(Owner(message.request, message.attempt))
             case _:
                 return
@@ -118,10 +140,10 @@ class Instance:
         for parcel in due.parcels:
             self._hands.submit(parcel)
         for owner in due.through:
-            self._ended.add(owner)
-            self._release(owner)
+            self._end(owner)
         for owner in due.stalled:
             self._fail(self._live[owner].run, LinkTimeout("decode stopped to take KV"))
+        self._voice.repeat()
 
     def on_ack(self, ack: KvAck) -> None:
         """Decode has a frame of ours."""
@@ -129,10 +151,12 @@ class Instance:
         self.advance()
 
     def on_ready(self, run: RunChunk) -> None:
-        """The engine waits for the chunk's group."""
-        peer = self._process.peer
+        """The engine has slots for the chunk and waits for its group."""
+        live = self._live.get(owner_of(run))
+        if live is not None and live.born is None:
+            live.born = self._now()
         if self._is_current(run):
-            self._send(run, Ready(peer.name, peer.incarnation, run.seq, run.turn))
+            self._voice.ready(run)
 
     def on_layer(self, run: RunChunk, layer: int, spans: list[Span]) -> None:
         """The engine has this layer's KV in its slots."""
@@ -144,69 +168,54 @@ class Instance:
         """The engine has computed a chunk."""
         owner = owner_of(run)
         sent = self._sends.on_computed(Key(*owner, run.index), result.first, self._now())
-        peer = self._process.peer
-        done = ChunkDone(
-            *(peer.name, peer.incarnation, run.seq, run.turn, *owner, run.index),
-            *(result.compute, result.wait, result.balance, 0.0),
-            sent_bytes=sent.acknowledged,
-            total_bytes=sent.total,
-        )
         if self._is_current(run):
-            self._send(run, done)
-        self._log(run, result, done)
-        if owner in self._live:
-            self._live[owner].is_computed = run.index == len(run.chunks) - 1
-        if result.first is not None and owner not in self._ended:
-            self._deliver(run, result.first)
-        self._finish(run)
-
-    def _log(self, run: RunChunk, result: ChunkResult, done: ChunkDone) -> None:
-        """One line for each chunk; times on this host's monotonic clock."""
-        ended, chunk = self._now(), run.chunks[run.index]
-        came = ended - result.compute - result.wait - result.balance
-        self._process.log.info(
-            "chunk_done",
-            request=run.request,
-            chunk=run.index,
-            size=chunk.size,
-            history=chunk.history,
-            length=chunk.length,
-            came=round(came, 6),
-            started=round(came + result.gather, 6),
-            ended=round(ended, 6),
-            wait=round(result.wait - result.gather, 6),
-            balance=round(result.balance, 6),
-            sent_bytes=done.sent_bytes,
-            total_bytes=done.total_bytes,
-        )
+            self._voice.done(run, result, sent)
+        self._voice.log(run, result, sent)
+        live = self._finish(run)
+        if live is not None:
+            live.is_computed = run.index == len(run.chunks) - 1
+            if result.first is not None:
+                self._deliver(run, result.first)
+        self.advance()
 
     def on_failed(self, run: RunChunk, error: TetrisError) -> None:
         """The engine could not compute a chunk, and has freed the attempt's slots."""
-        if owner_of(run) not in self._ended:
+        if self._finish(run) is not None:
             self._fail(run, error)
-        self._finish(run)
+        self.advance()
 
     def _plan(self, run: RunChunk, ids: memoryview) -> None:
         if not is_sound(run) or ids.nbytes % 4:
-            self._process.metrics.dropped.labels("field").inc()
+            self._drop("field")
             return
-        owner = owner_of(run)
+        peer, owner = self._process.peer, owner_of(run)
+        if (me(run).name, me(run).incarnation) != (peer.name, peer.incarnation):
+            self._drop("incarnation")
+            return
         if not self.enter(run.epoch):
             return
-        is_void = owner in self._ended and owner not in self._live
+        is_void = owner in self._ended
         work = None if is_void else Work(run, np.frombuffer(ids, dtype="<i4"))
         if not self._turns.add(run.turn, work):
             return
-        if is_void:
-            self._tell_released(run)
-        else:
+        hit("chunk.received")
+        if not is_void:
             self._live.setdefault(owner, _Live(run))
+        elif owner not in self._live:
+            self._voice.released(run)
+
+    def _skip(self, skip: Skip) -> None:
+        if skip.incarnation != self._process.peer.incarnation:
+            self._drop("incarnation")
+        elif self.enter(skip.epoch):
+            self._turns.add(skip.turn, None)
+
+    def _drop(self, reason: str) -> None:
+        self._process.metrics.dropped.labels(reason).inc()
 
     def _start(self, work: Work) -> None:
-        run = work.run
-        if owner_of(run) not in self._ended:
-            self._sends.begin(run)
-        self._running, self._layer = run, None
+        self._sends.begin(work.run)
+        self._running, self._layer = work.run, None
         self._hands.start(work, self)
 
     def _computing(self) -> Running | None:
@@ -216,79 +225,59 @@ class Instance:
             return None
         return Running(run.seq, self._layer)
 
-    def _is_current(self, run: RunChunk) -> bool:
-        """Whether the router of today has issued this chunk, and knows its numbers."""
-        return run.epoch == self._turns.epoch
+    def _aged(self, held: Held) -> Held:
+        live = self._live.get(Owner(held.request, held.attempt))
+        if live is None or live.born is None:
+            return held
+        return structs.replace(held, age=max(0.0, self._now() - live.born))
 
-    def _finish(self, run: RunChunk) -> None:
-        self._turns.finish(run.epoch, run.turn)
+    def _is_current(self, run: RunChunk) -> bool:
+        """Whether the router of today has issued this chunk to this life, and knows its numbers."""
+        is_mine = me(run).incarnation == self._process.peer.incarnation
+        return is_mine and run.epoch == self._turns.epoch
+
+    def _finish(self, run: RunChunk) -> _Live | None:
+        """The hands are free again; the chunk's attempt, unless that is over."""
+        if self._is_current(run):
+            self._turns.finish(run.epoch, run.turn)
         self._running = None
-        self._let_go(owner_of(run))
-        self.advance()
+        live = self._live[owner_of(run)]
+        if not live.is_over:
+            return live
+        self._release(owner_of(run))
+        return None
 
     def _deliver(self, run: RunChunk, token: Token) -> None:
         """Token 0 to the gateway; when it ends the request, everybody else lets go of it."""
-        target = run.target
-        decode = Peer(target.name, target.incarnation, target.inbox)
-        self._process.mesh.send(run.gateway.inbox, FirstToken(token, decode))
-        if token.finish is None:
-            return
-        end = EndOfRequest(run.request, run.attempt, token.index + 1, token.finish)
-        self._send(run, end)
-        self._tell_others(run, end)
-        self._end(owner_of(run))
-
-    def _end(self, owner: Owner) -> None:
-        """The request is over: nothing more of it is sent, or computed for its own sake.
-
-        Chunks that other members share and that have arrived are still run: a member that
-        stayed away would leave the others waiting in the ring.
-        """
-        self._ended.add(owner)
-        self._sends.end(owner)
-        live = self._live.get(owner)
-        if live is not None and live.run.chunks[-1].size == 1:
-            self._turns.void(lambda work: owner_of(work.run) == owner)
-        self._let_go(owner)
+        self._voice.first(run, token)
+        if token.finish is not None:
+            self._voice.finished(run, token, self._sends.broker(run.target))
+            self._end(owner_of(run))
 
     def _fail(self, run: RunChunk, error: TetrisError) -> None:
         """Give a request up at this member, whatever others do."""
-        owner = owner_of(run)
+        self._voice.failed(run, error, self._sends.broker(run.target))
+        self._end(owner_of(run))
+
+    def _end(self, owner: Owner) -> None:
+        """The attempt is over: nothing more of it is sent, and nothing computed. Idempotent."""
         self._ended.add(owner)
+        live = self._live.get(owner)
+        if live is None or live.is_over:
+            return
+        live.is_over = True
         self._sends.end(owner)
         self._turns.void(lambda work: owner_of(work.run) == owner)
-        retryable = isinstance(error, LinkTimeout | OutOfPages)
-        what = f"prefill of chunk {run.index} at {self._process.peer.name}"
-        self._send(run, Failed(*owner, what, str(error)[:2048], retryable))
-        self._tell_others(run, EndOfRequest(*owner, run.num_emitted, "error"))
-        self._let_go(owner)
-
-    def _let_go(self, owner: Owner) -> None:
-        """Release an ended request as soon as none of its chunks runs or waits here."""
-        is_running = self._running is not None and owner_of(self._running) == owner
-        is_waiting = self._turns.waits(lambda work: owner_of(work.run) == owner)
-        if owner in self._ended and not is_running and not is_waiting:
+        if self._running is not None and owner_of(self._running) == owner:
+            self._hands.abort(owner)
+        else:
             self._release(owner)
 
     def _release(self, owner: Owner) -> None:
         """Free the slots. The copy thread may still read them: for frames nobody wants."""
-        live = self._live.pop(owner, None)
-        if live is not None:
-            self._hands.release(owner)
-            self._tell_released(live.run)
-
-    def _tell_released(self, run: RunChunk) -> None:
-        peer = self._process.peer
-        self._send(run, Released(peer.name, peer.incarnation, run.request, run.attempt))
-
-    def _tell_others(self, run: RunChunk, end: EndOfRequest) -> None:
-        """Let everybody but the router, who is told more, let go of what they hold."""
-        others = (member.inbox for rank, member in enumerate(run.members) if rank != run.rank)
-        for inbox in (run.target.broker, run.target.inbox, *others):
-            self._process.mesh.send(inbox, end)
-
-    def _send(self, run: RunChunk, message: ControlMessage) -> None:
-        self._process.mesh.send(run.router, message)
+        live = self._live.pop(owner)
+        self._hands.release(owner)
+        self._voice.released(live.run)
 
     def _now(self) -> float:
         return self._process.clock.now()

@@ -14,10 +14,11 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from common.errors import LinkTimeout
+from common.failpoints import hit
 from common.links.zmq import ZmqLink
 from common.messages import Endpoint, KvAck, KvCommit, KvLayer
 from common.tensor.kv_cache import KvCache, pack
-from services.prefill_worker.send_manager import RETRY, Parcel
+from services.prefill_worker.transfer import RETRY, Parcel
 
 MAX_QUEUED = 1024
 """Parcels that wait for this thread; those beyond are dropped, and due again later."""
@@ -104,6 +105,7 @@ class KvSender:
         self.dropped += len(waiting) - len(self._outbox)
 
     def _try(self, outgoing: _Outgoing) -> bool:
+        hit("kv.send")
         try:
             is_sent = self._link.try_send(outgoing.link, outgoing.message, *outgoing.buffers)
         except LinkTimeout:

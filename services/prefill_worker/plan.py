@@ -1,12 +1,28 @@
 """What a member can tell from a chunk's plan alone."""
 
-from common.messages import RunChunk
+from common.messages import Member, RingAbort, RunChunk
 from common.pages import Owner
 
 
 def owner_of(run: RunChunk) -> Owner:
     """The attempt that a chunk belongs to."""
     return Owner(run.request, run.attempt)
+
+
+def me(run: RunChunk) -> Member:
+    """This member, as the life that the chunk was issued to."""
+    return run.members[run.rank]
+
+
+def others(run: RunChunk) -> list[tuple[int, Member]]:
+    """The rest of the chunk's group, with their ranks."""
+    group = run.members[: run.chunks[run.index].size]
+    return [(rank, member) for rank, member in enumerate(group) if rank != run.rank]
+
+
+def abort_of(run: RunChunk) -> RingAbort:
+    """How this member tells the group that it leaves."""
+    return RingAbort(run.request, run.attempt, run.rank, me(run).incarnation)
 
 
 def is_sound(run: RunChunk) -> bool:

@@ -11,10 +11,12 @@ import time
 
 from torch import Tensor
 
+from common.failpoints import hit
 from common.messages import KvLayout, Member, RingBlock, RingReady, RunChunk
 from common.sharding import history, num_tokens, shards
 from common.tensor.kv_cache import pack, unpack
 from services.prefill_worker.mailbox import Key, Mailbox
+from services.prefill_worker.plan import me, others
 from services.prefill_worker.zigzag import Block, Extent, ZigzagAttention
 
 
@@ -45,14 +47,14 @@ class Ring:
 
         Raises:
             LinkTimeout: one did not come in time.
+            Aborted: the attempt is over.
         """
         run, deadline = self._run, time.perf_counter() + timeout
-        me = self._members[run.rank].incarnation
-        ready = RingReady(run.request, run.attempt, run.index, run.rank, me)
-        others = [(rank, m) for rank, m in enumerate(self._members) if rank != run.rank]
-        for _, member in others:
-            self._mailbox.link.send(member.ring, ready)
-        for rank, member in others:
+        ready = RingReady(run.request, run.attempt, run.index, run.rank, me(run).incarnation)
+        for _, member in others(run):
+            left = deadline - time.perf_counter()
+            self._mailbox.send(member.ring, ready, timeout=max(0.0, left))
+        for rank, member in others(run):
             key = Key(RingReady, run.request, run.attempt, run.index, rank, member.incarnation)
             self._mailbox.take(key, max(0.0, deadline - time.perf_counter()))
 
@@ -70,12 +72,14 @@ class Ring:
 
         Raises:
             LinkTimeout: a block did not come or was not taken in time.
+            Aborted: the attempt is over.
         """
         size, rank = self.size, self._run.rank
         if size > 1:
             self._send(layer, 0, rank, own)
         attention = ZigzagAttention(q, scale, own, self._extents[rank])
         for step in range(1, size):
+            hit("ring.step")
             origin = (rank - step) % size
             block = self._receive(layer, step - 1, origin)
             if step < size - 1:
@@ -96,7 +100,8 @@ class Ring:
             incarnation=self._members[origin].incarnation,
         )
         following = self._members[(run.rank + 1) % self.size]
-        self._mailbox.link.send(following.ring, message, pack(block.keys), pack(block.values))
+        frames = (pack(block.keys), pack(block.values))
+        self._mailbox.send(following.ring, message, *frames, timeout=self._step_timeout)
 
     def _receive(self, layer: int, step: int, origin: int) -> Block:
         run, count = self._run, sum(self._extents[origin])

@@ -14,7 +14,7 @@ from functools import partial
 
 import torch
 
-from common.errors import LinkTimeout, OutOfPages, RequestFailed, WireError
+from common.errors import Aborted, LinkTimeout, OutOfPages, RequestFailed, WireError
 from common.links.address import reachable
 from common.links.zmq import ZmqLink
 from common.messages import KvAck
@@ -26,7 +26,8 @@ from services.prefill_worker.engine import Bounds, Engine, Links
 from services.prefill_worker.hands import Listener, Slots, Work
 from services.prefill_worker.instance import Instance
 from services.prefill_worker.kv_sender import KvSender
-from services.prefill_worker.send_manager import Parcel, SendManager
+from services.prefill_worker.send_manager import SendManager
+from services.prefill_worker.transfer import Parcel
 
 PROGRESS = 5.0
 """Seconds between two lines of the log while the model loads."""
@@ -71,7 +72,7 @@ class EngineThread:
 
         try:
             result = engine.run(run, work.ids, on_ready, on_layer)
-        except (RequestFailed, LinkTimeout, OutOfPages, WireError) as error:
+        except (RequestFailed, LinkTimeout, OutOfPages, WireError, Aborted) as error:
             post(listener.on_failed, run, error)
         else:
             post(listener.on_done, run, result)
@@ -92,6 +93,10 @@ class Threads:
     def submit(self, parcel: Parcel) -> None:
         """Send KV."""
         self._sender.submit(parcel)
+
+    def abort(self, owner: Owner) -> None:
+        """End the computation of an attempt."""
+        self._engine.abort(*owner)
 
     def release(self, owner: Owner) -> None:
         """Free the slots of an attempt."""
@@ -137,7 +142,7 @@ async def _serve(process: Process, thread: EngineThread, engine: Engine) -> None
     loop, stop = asyncio.get_running_loop(), threading.Event()
     sender = KvSender(engine.cache, f"tcp://{process.config.mesh.bind}:*")
     reply = reachable(sender.endpoint, process.peer.inbox)
-    sends = SendManager(process.peer, reply, engine.model.layout, process.config)
+    sends = SendManager(reply, engine.model.layout, process.config)
     instance = Instance(process, sends, Threads(thread, engine, sender))
     inbox, links = process.peer.inbox, engine.links
     ring = reachable(links.ring.endpoint, inbox)

@@ -67,7 +67,3 @@ class Turns(Generic[T]):
         for turn, work in self._waiting.items():
             if work is not None and is_void(work):
                 self._waiting[turn] = None
-
-    def waits(self, is_meant: Callable[[T], bool]) -> bool:
-        """Whether such work is still to be executed."""
-        return any(work is not None and is_meant(work) for work in self._waiting.values())

@@ -87,6 +87,7 @@ class Membership:
         registry = self._books.registry
         member = registry.find(leave.name, leave.incarnation)
         if member is not None:
+            member.asked = True
             self._set_leaving(member)
             if member.role == "kv-transfer":
                 self.part(member)
@@ -118,7 +119,7 @@ class Membership:
 
         Nobody misses a broker: another one takes its loans over, today or when there is one.
         """
-        if not member.leaving:
+        if not member.asked:
             return
         peer = member.hello.peer
         is_free = member.facts is not None and member.facts.idle

@@ -35,6 +35,7 @@ class Registered:
         broker: name of the broker of a decode instance.
         leaving: whether it gets nothing new.
         ordered: whether that is an operator's wish.
+        asked: whether it waits for its Goodbye, having stopped to take anything new in.
     """
 
     hello: Hello
@@ -44,6 +45,7 @@ class Registered:
     broker: str | None = None
     leaving: bool = False
     ordered: bool = False
+    asked: bool = False
 
     @property
     def name(self) -> str:

@@ -23,7 +23,7 @@ from common.tensor.kv_cache import KvCache
 from common.tensor.models import Model, load
 from compose.model_cache import DEFAULT_MODEL, ModelCache, default_directory
 from services.decode_worker.engine import ModelEngine
-from services.decode_worker.scheduler import Entry
+from services.decode_worker.request import Entry
 
 ROUNDS, TOKENS = 4, 8
 CASES = (

@@ -41,6 +41,9 @@ def test_a_preset_fills_the_tree_and_the_rest_has_defaults(tmp_path: Path):
         (MODEL + "[gateway]\nport = 80.0", "gateway.port", "Expected `int`, got `float`"),
         (MODEL + "[gateway]\nport = 65536", "gateway.port", "<= 65535"),
         (MODEL + "[mesh]\nheartbeat = nan", "mesh.heartbeat", "Expected `float`"),
+        (MODEL + "[mesh]\nlease = 0", "mesh.lease", "> 0.0"),
+        (MODEL + "[gateway]\ncontrol_port = -1", "gateway.control_port", ">= 0"),
+        (MODEL + "[gateway]\nmax_attempts = 0", "gateway.max_attempts", ">= 1"),
         (MODEL + "[mesh]\nname = 'two words'", "mesh.name", "matching regex"),
         (MODEL + "[router]\nsp_size_candidates = [1, 0]", "router.sp_size_candidates[1]", ">= 1"),
         (MODEL + "dtype = 'int8'", "model.dtype", "Invalid enum value"),
@@ -107,6 +110,7 @@ def test_every_variable_sets_its_key(tmp_path: Path, monkeypatch: pytest.MonkeyP
     [
         ("TETRIS_PORT", "http", "gateway.port"),
         ("TETRIS_PORT", "70000", "gateway.port"),
+        ("TETRIS_CONTROL_PORT", "door", "gateway.control_port"),
         ("TETRIS_NAME", "a b", "mesh.name"),
     ],
 )

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from common.config import load
 from compose import preset
 from compose.cli import MODULES
 from compose.model_cache import SMOLLM2
@@ -56,6 +57,22 @@ def test_volumes_are_declared_and_ports_stay_on_loopback() -> None:
     for service in SERVICES.values():
         assert all(mount.split(":")[0] in COMPOSE["volumes"] for mount in service["volumes"])
     assert all(port.startswith("127.0.0.1:") for port in SERVICES["gateway"]["ports"])
+
+
+def test_both_doors_of_the_gateway_are_published_where_the_preset_opens_them() -> None:
+    gateway = load(preset.find("docker")).gateway
+    assert (gateway.host, gateway.control_host) == ("0.0.0.0", "0.0.0.0")
+    inside = [int(port.rpartition(":")[2]) for port in SERVICES["gateway"]["ports"]]
+    assert inside == [gateway.port, gateway.control_port]
+
+
+def test_members_have_their_time_to_drain_and_stay_away_when_drained_on_order() -> None:
+    drain = load(preset.find("docker")).mesh.drain
+    for name in MODULES:
+        grace = SERVICES[name]["stop_grace_period"]
+        assert grace.endswith("s")
+        assert int(grace[:-1]) >= drain + 10, name
+        assert SERVICES[name]["restart"] == "on-failure"
 
 
 def test_the_image_builds_from_the_dockerfile_and_runs_without_privileges() -> None:

@@ -240,7 +240,7 @@ def test_who_has_left_on_order_is_not_started_again(tmp_path: Path) -> None:
     code = "ready(); sys.exit(0)"
     status, log = keep(tmp_path / "lives", code, until="not started again")
     assert status == 0
-    assert "one ended by itself (exit status 0): it has left on order" in log
+    assert "one has left on order (exit status 0): it is not started again" in log
     assert log.count("one started (pid ") == 1
 
 

@@ -1,15 +1,24 @@
 import asyncio
 import json
+from contextlib import ExitStack
 
+import pytest
+
+from common import failpoints
 from common.messages import (
+    Accepted,
     Cancel,
     EndOfRequest,
     Failed,
+    Open,
     Rejected,
+    Resend,
     Submit,
     Token,
     TokenBatch,
 )
+from gateway.calls import MAX_OPEN
+from gateway.errors import Refusal
 from tests.gateway.bench import (
     COMPLETION,
     DECODE,
@@ -18,6 +27,7 @@ from tests.gateway.bench import (
     FakeMesh,
     accept,
 )
+from tests.gateway.desk import Desk, accepted, batch, first
 
 
 def test_a_stop_string_is_cut_and_ends_the_request_at_the_router(bench: Bench) -> None:
@@ -108,3 +118,219 @@ def test_places_are_bounded(bench: Bench) -> None:
             assert (await waiting)[0] == 200
 
     bench(accept, scenario, max_requests=1)
+
+
+def test_a_heartbeat_lists_what_the_router_has_taken_and_nothing_that_is_over() -> None:
+    desk = Desk()
+    desk.open()
+    assert desk.calls.facts().open == ()
+    desk.receive(accepted())
+    assert desk.calls.facts().open == (Open("r", 1, 0),)
+    desk.receive(batch(0, "ab"))
+    assert desk.calls.facts().open == (Open("r", 1, 2),)
+    desk.receive(Failed("r", 1, "decode", "lost", True))
+    assert desk.calls.facts().open == ()
+    desk.receive(accepted(2))
+    assert desk.calls.facts().open == (Open("r", 2, 2),)
+    desk.receive(TokenBatch(DECODE, (Token("r", 2, 2, 99, finish="stop"),)))
+    assert desk.calls.facts().open == ()
+
+
+def test_a_heartbeat_counts_places_and_lists_no_more_than_it_can_hold() -> None:
+    desk = Desk(max_requests=10_000)
+    with ExitStack() as stack:
+        for _ in range(MAX_OPEN):
+            stack.enter_context(desk.calls.place())
+        with pytest.raises(Refusal):
+            stack.enter_context(desk.calls.place())
+        assert not desk.calls.facts().idle
+    assert desk.calls.facts().idle
+
+
+def test_a_submit_is_repeated_every_resend_until_it_is_accepted() -> None:
+    desk = Desk()
+    desk.open()
+    assert [type(m) for m in desk.take()] == [Submit]
+    assert desk.tick(0.4) == []
+    assert [type(m) for m in desk.tick(0.1)] == [Submit]
+    assert [type(m) for m in desk.tick(0.5)] == [Submit]
+    desk.receive(accepted())
+    assert desk.tick(1000.0) == []
+
+
+def test_missing_tokens_are_asked_of_the_instance_that_decodes_them() -> None:
+    desk = Desk()
+    desk.open()
+    desk.receive(first(0, "a"), batch(0, "ab"), batch(3, "d"))
+    desk.take()
+    desk.calls.tick(desk.time.at)
+    ask = Resend("r", 1, 2, desk.process.peer)
+    assert desk.sent == [(DECODE.inbox, ask)]
+    assert desk.tick(0.5) == []
+    assert desk.tick(0.5) == [ask]
+    desk.receive(batch(2, "cd"))
+    assert desk.tick(0.5) == []
+    assert desk.tick(0.5) == [Resend("r", 1, 4, desk.process.peer)]
+    assert b"tetris_gateway_resends_total 3.0" in desk.metrics.render()
+
+
+def test_a_stream_that_stands_still_is_given_up_and_begins_again() -> None:
+    desk = Desk(stall_timeout=5.0)
+    call = desk.open()
+    desk.receive(batch(0, "ab"))
+    cancel, submit = desk.tick(5.0)
+    assert cancel == Cancel("r", 1)
+    assert isinstance(submit, Submit)
+    assert (submit.attempt, submit.num_emitted, call.fruitless) == (2, 2, 0)
+    # The new attempt waits for its turn as long as it takes.
+    desk.receive(accepted(2))
+    assert desk.tick(1000.0) == []
+
+
+def test_an_attempt_that_is_over_without_its_tokens_has_them_asked_for_first() -> None:
+    desk = Desk()
+    call = desk.open()
+    desk.receive(first(0, "a"))
+    desk.take()
+    desk.receive(EndOfRequest("r", 1, 3, "length"), EndOfRequest("r", 1, 3, "length"))
+    assert desk.take() == [Resend("r", 1, 1, desk.process.peer)]
+    end = Token("r", 1, 2, ord("c"), finish="length")
+    desk.receive(TokenBatch(DECODE, (Token("r", 1, 1, ord("b")), end)))
+    assert call.stream.finish is None
+    assert "".join(piece.text for piece in call.stream.pieces()) == "abc"
+    assert (call.stream.finish, call.stream.attempt) == ("length", 1)
+    desk.close()
+    assert desk.take() == []
+
+
+def test_an_attempt_that_is_over_without_any_token_begins_again() -> None:
+    for reason in ("length", "stop", "error", "abort"):
+        desk = Desk()
+        desk.open()
+        desk.receive(accepted())
+        desk.take()
+        desk.receive(EndOfRequest("r", 1, 1, reason))
+        (submit,) = desk.take()
+        assert (type(submit), submit.attempt) == (Submit, 2)
+
+
+def test_decode_that_no_longer_knows_an_ended_attempt_makes_a_new_one() -> None:
+    desk = Desk()
+    desk.open()
+    desk.receive(first(0, "a"), EndOfRequest("r", 1, 3, "length"))
+    desk.receive(Failed("r", 1, "decode", "does not hold it", True))
+    assert (desk.submit.attempt, desk.submit.num_emitted) == (2, 1)
+
+
+def test_a_failure_that_is_final_tells_the_client_no_names() -> None:
+    desk = Desk()
+    call = desk.open()
+    desk.take()
+    desk.receive(Failed("r", 1, "prefill-3", "10.0.0.1 is broken", False))
+    assert call.failure is not None
+    assert (call.failure.status, call.failure.message) == (500, "The request failed in the server.")
+    desk.close()
+    assert desk.take() == []
+
+
+def test_attempts_without_tokens_end_with_503() -> None:
+    desk = Desk(max_attempts=2)
+    call = desk.open()
+    desk.receive(Failed("r", 1, "decode", "lost", True))
+    desk.receive(Failed("r", 2, "decode", "lost", True, evicted=True))
+    assert (desk.submit.attempt, desk.submit.evicted, call.failure) == (3, True, None)
+    desk.receive(Failed("r", 3, "decode", "lost", True))
+    assert call.failure is not None
+    assert (call.failure.status, desk.submit.attempt) == (503, 3)
+
+
+def test_a_full_queue_ends_a_first_attempt_and_delays_a_later_one() -> None:
+    desk = Desk()
+    call = desk.open()
+    desk.receive(Failed("r", 1, "decode", "lost", True))
+    desk.receive(Rejected("r", 2, 503, "the queue is full", 3.0))
+    assert desk.calls.facts().open == ()
+    assert desk.tick(2.9) == []
+    (submit,) = desk.tick(0.1)
+    assert (submit.attempt, call.failure) == (2, None)
+    desk.receive(Rejected("r", 2, 400, "too long"))
+    assert call.failure is not None
+    assert call.failure.status == 400
+    other = desk.open(name="s")
+    desk.receive(Rejected("s", 1, 503, "the queue is full", 3.0))
+    assert other.failure is not None
+    assert other.failure.retry_after == 3.0
+
+
+def test_a_fenced_gateway_begins_every_open_call_again_as_its_new_life() -> None:
+    desk = Desk()
+    desk.open()
+    desk.receive(batch(0, "ab"))
+    desk.open(name="over")
+    desk.receive(Rejected("over", 1, 400, "too long"))
+    desk.take()
+    desk.calls.fence()
+    assert desk.take() == []
+    desk.process.renew()
+    (submit,) = desk.tick()
+    assert (submit.request, submit.attempt, submit.num_emitted) == ("r", 2, 2)
+    assert submit.reply.incarnation == 8
+
+
+def test_leaving_cancels_whenever_something_may_be_held() -> None:
+    # The answer to the Submit never came, the attempt is under way, or it is not.
+    for messages, cancelled in (
+        ([], 1),
+        ([accepted()], 1),
+        ([batch(0, "ab")], 1),
+        ([Failed("r", 1, "decode", "lost", True)], 2),
+        ([Rejected("r", 1, 400, "too long")], None),
+        ([Failed("r", 1, "decode", "broken", False)], None),
+        ([EndOfRequest("r", 1, 0, "error"), Rejected("r", 2, 503, "full", 1.0)], None),
+        ([first(0, "a"), EndOfRequest("r", 1, 2, "length")], None),
+        ([TokenBatch(DECODE, (Token("r", 1, 0, 97, finish="stop"),))], None),
+    ):
+        desk = Desk()
+        desk.open()
+        desk.receive(*messages)
+        desk.take()
+        desk.close()
+        assert desk.take() == ([] if cancelled is None else [Cancel("r", cancelled)])
+
+
+def test_what_belongs_to_nothing_is_counted_and_changes_nothing() -> None:
+    desk = Desk()
+    call = desk.open()
+    desk.receive(first(0, "a"), batch(0, "ab"))
+    assert desk.stray() == 0.0  # decode says the first token again
+    desk.receive(
+        batch(1, "b"), first(1, "b", attempt=2), Accepted("unknown", 1), accepted(2),
+        Failed("r", 2, "", "", True), EndOfRequest("r", 7, 0, "error"), Cancel("r", 1),
+        TokenBatch(DECODE, (Token("unknown", 1, 0, 5), Token("r", 1, 2**31 - 1, 5))),
+    )  # fmt: skip
+    assert desk.stray() == 9.0
+    assert (call.stream.attempt, call.failure) == (1, None)
+    assert len(call.stream.emitted) == 2
+
+
+def test_failpoints_are_reached() -> None:
+    hits: list[str] = []
+    desk = Desk()
+    with (
+        failpoints.hooked("gateway.submit", lambda: hits.append("submit")),
+        failpoints.hooked("gateway.token", lambda: hits.append("token")),
+    ):
+        desk.open()
+        desk.receive(batch(0, "ab"), batch(0, "a"))
+    assert hits == ["submit", "token", "token"]
+
+
+def test_a_gateway_that_is_to_end_takes_nobody_and_abandons_what_is_left() -> None:
+    desk = Desk()
+    call = desk.open()
+    desk.process.stopping.set()
+    with pytest.raises(Refusal, match="stopping"), desk.calls.place():
+        pass
+    desk.calls.abandon()
+    assert call.failure is not None
+    assert call.failure.status == 503

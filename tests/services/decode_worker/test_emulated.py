@@ -17,6 +17,7 @@ from common.latency import Curve, LatencyModel
 from common.memory_transport import MemoryNetwork
 from common.mesh import Mesh
 from common.messages import (
+    LOST_MEMBER,
     DecodeStats,
     EndOfRequest,
     Failed,
@@ -24,6 +25,7 @@ from common.messages import (
     KvAck,
     KvLayout,
     Peer,
+    Refused,
     Release,
     Sampling,
     TokenBatch,
@@ -32,7 +34,7 @@ from common.messages import (
 from common.metrics import Metrics
 from common.service import Process
 from services.decode_worker.emulated import EmulatedEngine, serve
-from services.decode_worker.scheduler import Entry
+from services.decode_worker.request import Entry
 from tests.services.decode_worker.transfers import GATEWAY, NUM_LAYERS, ROUTER, commit, job, layer
 from tests.simulation.virtual_loop import run
 
@@ -44,7 +46,7 @@ MODEL = EmulatedModel(LAYOUT, CURVES, StepCost(0.5, 0.0, 0.001))
 class World:
     """The worker's surroundings; all of their messages arrive in `notes`."""
 
-    def __init__(self, path):
+    def __init__(self, path, life=7):
         (path / "config.json").write_text(json.dumps({"max_position_embeddings": 64}))
         (path / "model.safetensors").write_bytes(b"")
         network = MemoryNetwork(random.Random(0))
@@ -60,7 +62,7 @@ class World:
         clock = LoopClock()
         self.meshes = [Mesh(network.bind(at), config.mesh, Metrics(), clock) for at in names]
         log = structlog.make_filtering_bound_logger(50)(None, [], {})
-        peer = Peer("decode-0", 7, "decode")
+        peer = Peer("decode-0", life, "decode")
         self.process = Process(config, self.meshes[3], clock, Metrics(), log, peer, "here")
 
     async def note(self, mesh):
@@ -68,7 +70,7 @@ class World:
             message, _ = await mesh.receive()
             self.notes.append((asyncio.get_running_loop().time(), message))
             if isinstance(message, Hello):
-                mesh.send("decode", Welcome(1, 7))
+                mesh.send("decode", Welcome(1, message.peer.incarnation))
 
     def of(self, kind):
         return [message for _, message in self.notes if isinstance(message, kind)]
@@ -79,20 +81,23 @@ class World:
             self.links.send("kv", hello.link, structs.replace(message, reply="kv"))
 
 
+async def live(world, scenario):
+    async with asyncio.TaskGroup() as group:
+        runs = [mesh.run() for mesh in world.meshes]
+        runs += [world.note(mesh) for mesh in world.meshes[:3]]
+        runs.append(serve(world.process, MODEL, world.links))
+        tasks = [group.create_task(run) for run in runs]
+        with world.links.bound("kv", world.acks.append):
+            await asyncio.sleep(1.0)
+            await scenario(world)
+        for task in tasks:
+            task.cancel()
+    return world
+
+
 def play(path, scenario):
     async def main():
-        world = World(path)
-        async with asyncio.TaskGroup() as group:
-            runs = [mesh.run() for mesh in world.meshes]
-            runs += [world.note(mesh) for mesh in world.meshes[:3]]
-            runs.append(serve(world.process, MODEL, world.links))
-            tasks = [group.create_task(run) for run in runs]
-            with world.links.bound("kv", world.acks.append):
-                await asyncio.sleep(1.0)
-                await scenario(world)
-            for task in tasks:
-                task.cancel()
-        return world
+        return await live(World(path), scenario)
 
     return run(main())
 
@@ -106,8 +111,9 @@ def test_kv_comes_in_is_acknowledged_and_becomes_the_models_tokens(tmp_path):
     assert world.acks == [KvAck("a", 1, 0, 0, number, 1) for number in (0, 1, 2)]
     tokens = [token.id for batch in world.of(TokenBatch) for token in batch.tokens]
     assert tokens == [5, *(MODEL.sample(Sampling(), position).id for position in (21, 22, 23))]
-    assert len(world.of(Release)) == 1
-    assert world.of(EndOfRequest) == [EndOfRequest("a", 1, 4, "length")]
+    [release] = world.of(Release)
+    assert release.is_last
+    assert set(world.of(EndOfRequest)) == {EndOfRequest("a", 1, 4, "length", "decode")}
     assert world.of(DecodeStats)[-1].facts.free_slots == 64
 
 
@@ -129,7 +135,7 @@ def test_repeated_kv_changes_nothing_and_is_acknowledged_again(tmp_path):
 
     world = play(tmp_path, scenario)
     assert [ack.layer for ack in world.acks] == [0, 0, 1, 2, 2]
-    assert len(world.of(Release)) == 1
+    assert len(world.of(Release)) == 2
     assert len(world.of(TokenBatch)) == 1
 
 
@@ -141,13 +147,48 @@ def test_stale_kv_is_not_acknowledged(tmp_path):
     assert [ack.layer for ack in play(tmp_path, scenario).acks] == [0]
 
 
-def test_a_request_without_room_fails(tmp_path):
+def test_a_request_without_room_is_not_acknowledged_and_fails(tmp_path):
     async def scenario(world):
         world.give(layer(0, reserve=100))
-        await asyncio.sleep(1.0)
+        await asyncio.sleep(0.2)
 
-    [failed] = play(tmp_path, scenario).of(Failed)
-    assert failed.retryable
+    world = play(tmp_path, scenario)
+    [failed] = world.of(Failed)
+    assert failed.retryable and failed.evicted
+    assert world.acks == []
+
+
+def test_a_lost_life_joins_again_and_serves_over_the_same_link(tmp_path):
+    async def scenario(world):
+        world.give(layer(0), layer(1), commit(job=job(max_tokens=40)))
+        await asyncio.sleep(1.0)
+        num_before = len(world.of(TokenBatch))
+        world.meshes[0].send("decode", Refused(7, LOST_MEMBER))
+        await asyncio.sleep(2.0)
+        assert len(world.of(TokenBatch)) == num_before
+        [old, new] = {hello.peer.incarnation: hello for hello in world.of(Hello)}.values()
+        assert (new.peer.incarnation, new.link) == (8, old.link)
+        for message in (layer(0, "b"), layer(1, "b"), commit("b", job=job("b", max_tokens=2))):
+            world.links.send("kv", new.link, structs.replace(message, reply="kv"))
+        await asyncio.sleep(2.0)
+        assert [t.request for t in world.of(TokenBatch)[-1].tokens] == ["b", "b"]
+        assert world.of(TokenBatch)[-1].decode.incarnation == 8
+
+    play(tmp_path, scenario)
+
+
+def test_a_worker_may_be_started_again_in_the_same_process(tmp_path):
+    async def scenario(world):
+        world.give(layer(0), layer(1), commit(job=job(max_tokens=2)))
+        await asyncio.sleep(2.0)
+        assert len(world.of(TokenBatch)) == 1
+
+    async def main():
+        for life in (7, 8):
+            world = World(tmp_path, life)
+            await live(world, scenario)
+
+    run(main())
 
 
 def test_the_engine_draws_what_is_not_forbidden():

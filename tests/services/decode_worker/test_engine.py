@@ -9,7 +9,7 @@ from common.tensor.attention import partial_attention
 from common.tensor.kv_cache import KvCache
 from common.tensor.models import load
 from services.decode_worker.engine import ModelEngine
-from services.decode_worker.scheduler import Entry
+from services.decode_worker.request import Entry
 from tests.common.tensor.tiny_models import save, stock
 
 GREEDY = Sampling(temperature=0)

@@ -35,7 +35,7 @@ from common.sharding import num_tokens, owner_of_last, shards
 from common.tensor.kv_cache import KvCache, pack
 from services.decode_worker.kv_receiver import KvReceiver
 from services.decode_worker.slots import Slots
-from services.kv_transfer.receive_manager import Loan, ReceiveManager
+from services.kv_transfer.receive_manager import Granted, ReceiveManager
 from services.prefill_worker.kv_sender import KvSender
 from services.prefill_worker.send_manager import Key, SendManager
 
@@ -135,13 +135,32 @@ def random_kv(count: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_slots_of_a_request_that_ends_go_back_without_any_further_kv(decode: Decode) -> None:
     slots = Slots(8)
-    decode.receiver = KvReceiver(decode.cache, BIND, slots.open, slots.copied, decode.commits.put)
+    decode.receiver = KvReceiver(
+        decode.cache, BIND, partial(slots.open, now=0.0), slots.copied, decode.commits.put
+    )
     with running(decode.receiver.run):
         decode.send(decode.layer(), *map(pack, random_kv()))
         assert decode.acked() == 0
         assert slots.totals() == (128, 96)
         slots.end(Owner("a", 1))
         assert slots.totals() == (128, 128)
+
+
+def test_a_layer_without_room_is_not_acknowledged_until_there_is_some(decode: Decode) -> None:
+    slots = Slots(2)
+    decode.receiver = KvReceiver(
+        decode.cache, BIND, partial(slots.open, now=0.0), slots.copied, decode.commits.put
+    )
+    slots.reserve(Owner("b", 1), 16, 0.0)
+    with running(decode.receiver.run):
+        decode.send(decode.layer(0), *map(pack, random_kv()))
+        decode.send(decode.layer(9), *map(pack, random_kv()))
+        decode.send(decode.commit(num_layers=1))
+        assert decode.acked() == 1
+        assert decode.receiver.dropped == {"room": 1, "field": 1}
+        slots.end(Owner("b", 1))
+        decode.send(decode.layer(0), *map(pack, random_kv()))
+        assert decode.acked() == 0
 
 
 def test_slots_are_let_go_even_of_a_layer_that_does_not_fit(decode: Decode) -> None:
@@ -179,13 +198,13 @@ def test_kv_of_an_ended_request_is_acknowledged_and_dropped(decode: Decode) -> N
     assert decode.cache.keys.count_nonzero() == 0
 
 
-def test_a_transfer_is_committed_once_even_after_its_backend_was_lent_again(
+def test_a_repeated_commit_is_passed_on_even_after_its_backend_was_lent_again(
     decode: Decode,
 ) -> None:
     for message in (decode.commit(), decode.commit(rank=1, generation=6), decode.commit()):
         decode.send(message)
         assert decode.acked() == LAYOUT.num_layers
-    assert [decode.commits.get_nowait().rank for _ in range(2)] == [0, 1]
+    assert [decode.commits.get_nowait().rank for _ in range(3)] == [0, 1, 0]
     assert decode.commits.empty()
 
 
@@ -247,10 +266,7 @@ class Handover:
         self.caches = [KvCache(layout, 64) for _ in range(2)]
         self.senders = [KvSender(cache, BIND) for cache in self.caches]
         peers = [Peer(f"p{rank}", 1, f"tcp://p:{rank}") for rank in range(2)]
-        self.sends = [
-            SendManager(peer, sender.endpoint, layout, self.config)
-            for peer, sender in zip(peers, self.senders, strict=True)
-        ]
+        self.sends = [SendManager(sender.endpoint, layout, self.config) for sender in self.senders]
         self.inboxes = {peer.inbox: rank for rank, peer in enumerate(peers)}
         self.commits: list[KvCommit] = []
         self.num_through = 0
@@ -292,6 +308,7 @@ class Handover:
             gateway=Peer("g", 1, "tcp://g:1"),
             router="tcp://r:1",
             num_emitted=0,
+            reserve=_prompt(plan) + 4,
             sampling=Sampling(),
             ending=Ending(max_tokens=4),
             predicted=0.0,
@@ -323,11 +340,11 @@ class Handover:
             assert due.stalled == []
             self.num_through += len(due.through)
             for handshake in due.handshakes:
-                self._grant(self.broker.handshake(handshake))
+                self._grant(self.broker.handshake(handshake, time.monotonic()))
             for parcel in due.parcels:
                 sender.submit(parcel)
 
-    def _grant(self, loans: list[Loan]) -> None:
+    def _grant(self, loans: list[Granted]) -> None:
         for loan in loans:
             assert isinstance(loan.grant, Grant)
             self.sends[self.inboxes[loan.inbox]].receive(loan.grant, time.monotonic())

@@ -3,13 +3,14 @@ import random
 import pytest
 
 from common.generation import Sampled
+from common.messages import Held
 from common.pages import Owner, Span
 from services.decode_worker.scheduler import Scheduler
 from services.decode_worker.slots import Slots
 from tests.services.decode_worker.transfers import NUM_LAYERS, commit, job, layer
 
 EOS = 2
-A, B = Owner("a", 1), Owner("b", 1)
+A, B, C = Owner("a", 1), Owner("b", 1), Owner("c", 1)
 
 
 class Decode:
@@ -21,7 +22,7 @@ class Decode:
 
     def layers(self, request="a", rank=0, num_layers=NUM_LAYERS, **changes):
         for number in range(num_layers):
-            self.slots.open(layer(number, request, rank=rank, **changes))
+            self.slots.open(layer(number, request, rank=rank, **changes), 0.0)
         self.slots.copied()
 
     def hand_over(self, request="a", prompt_length=20, reserve=28, **changes):
@@ -145,16 +146,160 @@ def test_a_request_grows_when_its_next_token_has_no_slot():
     assert held == [32, 32, 48, 48]
 
 
-def test_a_request_that_cannot_grow_fails_while_the_others_go_on():
-    decode = Decode(num_pages=4, grow=16)
-    decode.hand_over("a", prompt_length=31, reserve=32, max_tokens=50)
-    decode.hand_over("b", prompt_length=20, reserve=32, max_tokens=50)
+def test_a_request_that_cannot_grow_has_the_youngest_make_room():
+    decode = Decode(num_pages=6, grow=16)
+    for name, prompt_length in (("a", 31), ("b", 20), ("c", 20)):
+        decode.hand_over(name, prompt_length=prompt_length, reserve=32, max_tokens=50)
     assert not decode.step()[0].failed
     boundary, entries, outcome = decode.step()
     [failure] = boundary.failed
-    assert failure.owner == A and failure.retryable and "pages" in failure.why
-    assert [request.owner for request in outcome.reported] == [B] and len(entries) == 1
-    assert decode.slots.totals() == (64, 32)
+    assert failure.owner == C and failure.retryable and failure.evicted
+    assert [request.owner for request in outcome.reported] == [A, B] and len(entries) == 2
+    assert decode.slots.totals() == (96, 16)
+
+
+def test_the_youngest_itself_gives_way_when_it_cannot_grow():
+    decode = Decode(num_pages=4, grow=16)
+    decode.hand_over("a", prompt_length=8, reserve=32, max_tokens=20)
+    decode.hand_over("b", prompt_length=31, reserve=32, max_tokens=50)
+    decode.step()
+    [failure] = decode.step()[0].failed
+    assert failure.owner == B and failure.evicted
+    assert decode.batch() == ["a"]
+
+
+def test_a_ready_request_is_younger_than_all_admitted_ones():
+    decode = Decode(num_pages=4, max_batch=1, grow=16)
+    decode.hand_over("a", prompt_length=32, reserve=32, max_tokens=50)
+    decode.hand_over("b", prompt_length=20, reserve=32)
+    [failure] = decode.step()[0].failed
+    assert failure.owner == B and failure.evicted
+    assert decode.scheduler.num_active == 1
+
+
+def test_a_request_grows_by_no_more_than_it_may_still_need():
+    decode = Decode(num_pages=6, grow=64)
+    decode.hand_over("a", prompt_length=32, reserve=32, max_tokens=5)
+    decode.hand_over("b", prompt_length=20, reserve=32)
+    assert not decode.step()[0].failed
+    assert decode.slots.totals() == (96, 16)
+
+
+def test_a_request_alone_that_cannot_grow_says_what_to_do():
+    decode = Decode(num_pages=2, grow=16)
+    decode.hand_over(prompt_length=32, reserve=32, max_tokens=50)
+    [failure] = decode.step()[0].failed
+    assert not failure.retryable and not failure.evicted
+    assert "raise decode.kv_tokens" in failure.why
+    assert decode.slots.totals() == (32, 32)
+
+
+def test_kv_that_still_arrives_is_never_evicted():
+    decode = Decode(num_pages=4, grow=16)
+    decode.hand_over("a", prompt_length=32, reserve=32, max_tokens=50)
+    decode.layers("b", prompt_length=20, reserve=32)
+    [failure] = decode.step()[0].failed
+    assert failure.owner == A and failure.evicted and failure.retryable
+    assert decode.slots.owners() == [B]
+
+
+def test_kv_without_room_gets_that_of_the_youngest_at_the_next_boundary():
+    decode = Decode(num_pages=6)
+    for name in "abc":
+        decode.hand_over(name, reserve=32)
+    assert decode.batch() == ["a", "b", "c"]
+    decode.scheduler.want(layer(0, "d", reserve=40), 3.0)
+    assert decode.slots.totals() == (96, 0)
+    decode.scheduler.finish([Sampled(9)] * 3)
+    boundary, _, _ = decode.step()
+    assert [failure.owner.request for failure in boundary.failed] == ["c", "b"]
+    assert all(failure.evicted and failure.retryable for failure in boundary.failed)
+    assert [request.owner for request in boundary.batch] == [A]
+    assert decode.slots.spans(Owner("d", 1)) != []
+    assert decode.slots.totals() == (96, 16)
+    assert Held("d", 1, 48, age=2.0) in decode.scheduler.held(5.0)
+
+
+@pytest.mark.parametrize("reserve", [65, 97])
+def test_kv_that_others_cannot_make_room_for_fails_and_evicts_nobody(reserve):
+    decode = Decode(num_pages=6)
+    decode.hand_over("a", reserve=32)
+    decode.layers("b", reserve=32)
+    decode.scheduler.want(layer(0, "d", reserve=reserve), 0.0)
+    boundary, _, _ = decode.step()
+    assert [(f.owner.request, f.evicted, f.retryable) for f in boundary.failed] == [
+        ("d", True, True)
+    ]
+    assert decode.slots.ended(Owner("d", 1)) and not decode.slots.ended(A)
+    assert not decode.scheduler.start().failed
+
+
+def test_what_wants_room_and_ends_gets_none():
+    decode = Decode(num_pages=2)
+    decode.hand_over("a", reserve=32)
+    decode.scheduler.want(layer(0, "b"), 0.0)
+    decode.scheduler.end(B)
+    decode.scheduler.want(layer(0, "b"), 0.0)
+    assert not decode.step()[0].failed
+    assert decode.slots.owners() == [A]
+
+
+def test_held_tells_arriving_wanted_and_admitted_attempts_apart():
+    decode = Decode()
+    decode.hand_over("a")
+    decode.scheduler.start()
+    decode.layers("b")
+    decode.scheduler.commit(commit("c", num_layers=0, num_transfers=2))
+    decode.scheduler.want(layer(0, "d"), 1.0)
+    held = decode.scheduler.held(4.0)
+    assert {(h.request, h.slots, h.age, h.admitted) for h in held} == {
+        ("a", 32, 4.0, True),
+        ("b", 32, 4.0, False),
+        ("c", 0, 0.0, False),
+        ("d", 0, 0.0, False),
+    }
+    assert decode.scheduler.waiting() == {B, C, Owner("d", 1)}
+
+
+def test_tokens_can_be_asked_for_from_readiness_until_after_the_end():
+    decode = Decode()
+    assert decode.scheduler.tokens(A, 4) is None
+    decode.layers()
+    assert decode.scheduler.tokens(A, 4) == []
+    decode.scheduler.commit(commit(job=job(index=4, max_tokens=3)))
+    for expected in ([5], [5, 8], [5, 8, 8]):
+        assert [token.id for token in decode.scheduler.tokens(A, 4)] == expected
+        if len(expected) < 3:
+            decode.step(token=8)
+    assert not decode.scheduler.has_work
+    assert [token.index for token in decode.scheduler.tokens(A, 5)] == [5, 6]
+    assert decode.scheduler.tokens(A, 7) == []
+    assert decode.scheduler.tokens(A, 3) is None
+
+
+def test_after_a_fence_nothing_is_known_and_a_step_under_way_brings_nothing():
+    decode = Decode()
+    decode.hand_over("a")
+    assert decode.batch() == ["a"]
+    decode.layers("b")
+    decode.scheduler.commit(commit("c", num_layers=0, num_transfers=2))
+    decode.scheduler.want(layer(0, "d"), 0.0)
+    decode.scheduler.fence()
+    assert decode.slots.totals() == (256, 224)
+    outcome = decode.scheduler.finish([Sampled(9)])
+    assert (outcome.reported, outcome.failed) == ([], [])
+    assert decode.slots.totals() == (256, 256)
+    assert decode.scheduler.held(0.0) == () and not decode.scheduler.has_work
+    assert [decode.scheduler.tokens(Owner(name, 1), 0) for name in "abcd"] == [None] * 4
+
+
+def test_an_orphans_end_frees_what_has_arrived_of_it():
+    decode = Decode()
+    decode.layers()
+    assert decode.slots.totals() == (256, 224)
+    assert decode.scheduler.end(A) is False
+    assert decode.slots.totals() == (256, 256)
+    assert decode.slots.open(layer(1), 0.0) is None
 
 
 def test_a_cancel_during_a_step_discards_its_token_and_then_frees_the_slots():

@@ -7,9 +7,12 @@ from hypothesis import strategies as st
 
 from common.messages import Grant, Handshake, Peer, Release, Target
 from common.pages import Owner
-from services.kv_transfer.receive_manager import MAX_REQUESTS, Loan, ReceiveManager
+from services.kv_transfer.receive_manager import MAX_REQUESTS, Granted, ReceiveManager
 
 TARGET = Target("decode-1", 7, "tcp://d:1", "tcp://d:2", 2, "tcp://b:1")
+
+
+NOW = 5.0
 
 
 def shake(
@@ -28,26 +31,26 @@ def release(request: str, chunk: int = 0, rank: int = 0, attempt: int = 1) -> Re
     return Release(request, attempt, chunk, rank, TARGET.name, TARGET.incarnation)
 
 
-def requests_of(loans: list[Loan]) -> list[str]:
+def requests_of(loans: list[Granted]) -> list[str]:
     return [loan.grant.request for loan in loans]
 
 
 def test_a_free_backend_is_granted_at_once_to_the_senders_inbox() -> None:
     manager = ReceiveManager(2)
-    assert manager.handshake(shake("a", chunk=3, rank=1)) == [
-        Loan("tcp://p:2", Grant("a", 1, 3, 1, 0, 1))
+    assert manager.handshake(shake("a", chunk=3, rank=1), NOW) == [
+        Granted("tcp://p:2", Grant("a", 1, 3, 1, 0, 1))
     ]
 
 
 def test_grants_follow_first_handshakes_with_one_backend_and_three_requests() -> None:
     manager = ReceiveManager(1)
-    assert requests_of(manager.handshake(shake("a", chunk=0, transfers=2))) == ["a"]
-    assert manager.handshake(shake("c", chunk=0, transfers=2)) == []
-    assert manager.handshake(shake("b")) == []
+    assert requests_of(manager.handshake(shake("a", chunk=0, transfers=2), NOW)) == ["a"]
+    assert manager.handshake(shake("c", chunk=0, transfers=2), NOW) == []
+    assert manager.handshake(shake("b"), NOW) == []
     # The backend stays with a until its second chunk is through, though others wait longer.
     assert manager.release(release("a", 0)) == []
-    assert manager.handshake(shake("c", chunk=1, transfers=2)) == []
-    assert requests_of(manager.handshake(shake("a", chunk=1, transfers=2))) == ["a"]
+    assert manager.handshake(shake("c", chunk=1, transfers=2), NOW) == []
+    assert requests_of(manager.handshake(shake("a", chunk=1, transfers=2), NOW)) == ["a"]
     assert requests_of(manager.release(release("a", 1))) == ["c"]
     assert requests_of(manager.release(release("c", 0))) == ["c"]
     assert requests_of(manager.release(release("c", 1))) == ["b"]
@@ -57,74 +60,74 @@ def test_grants_follow_first_handshakes_with_one_backend_and_three_requests() ->
 
 def test_senders_of_a_request_take_turns_in_order_of_their_handshakes() -> None:
     manager = ReceiveManager(1)
-    manager.handshake(shake("a", rank=2, transfers=3, senders=3))
+    manager.handshake(shake("a", rank=2, transfers=3, senders=3), NOW)
     for rank in (0, 1):
-        assert manager.handshake(shake("a", rank=rank, transfers=3, senders=3)) == []
+        assert manager.handshake(shake("a", rank=rank, transfers=3, senders=3), NOW) == []
     assert [loan.grant.rank for loan in manager.release(release("a", rank=2))] == [0]
     assert [loan.grant.rank for loan in manager.release(release("a", rank=0))] == [1]
 
 
 def test_a_later_request_gets_only_what_no_earlier_one_wants() -> None:
     manager = ReceiveManager(3)
-    manager.handshake(shake("a", transfers=2, senders=2))
+    manager.handshake(shake("a", transfers=2, senders=2), NOW)
     assert manager.reserved == 2  # both, though only one sender has come
-    assert requests_of(manager.handshake(shake("b", transfers=2, senders=2))) == ["b"]
-    assert manager.handshake(shake("b", rank=1, transfers=2, senders=2)) == []
-    assert requests_of(manager.handshake(shake("a", rank=1, transfers=2, senders=2))) == ["a"]
+    assert requests_of(manager.handshake(shake("b", transfers=2, senders=2), NOW)) == ["b"]
+    assert manager.handshake(shake("b", rank=1, transfers=2, senders=2), NOW) == []
+    assert requests_of(manager.handshake(shake("a", rank=1, transfers=2, senders=2), NOW)) == ["a"]
     manager.release(release("a", rank=0))
     assert requests_of(manager.release(release("a", rank=1))) == ["b"]
 
 
 def test_a_repeated_handshake_gets_the_same_grant_until_its_release() -> None:
     manager = ReceiveManager(1)
-    first = manager.handshake(shake("a", transfers=2))
-    assert manager.handshake(shake("a", transfers=2)) == first
+    first = manager.handshake(shake("a", transfers=2), NOW)
+    assert manager.handshake(shake("a", transfers=2), NOW) == first
     manager.release(release("a"))
-    assert manager.handshake(shake("a", transfers=2)) == []
+    assert manager.handshake(shake("a", transfers=2), NOW) == []
     assert manager.release(release("a")) == []
     assert manager.lent == 0
 
 
 def test_an_ended_request_gives_everything_back_and_does_not_return() -> None:
     manager = ReceiveManager(1)
-    manager.handshake(shake("a", transfers=4))
-    manager.handshake(shake("b"))
+    manager.handshake(shake("a", transfers=4), NOW)
+    manager.handshake(shake("b"), NOW)
     assert requests_of(manager.end(Owner("a", 1))) == ["b"]
     assert manager.end(Owner("a", 1)) == []
-    assert manager.handshake(shake("a", chunk=1, transfers=4)) == []
+    assert manager.handshake(shake("a", chunk=1, transfers=4), NOW) == []
     manager.release(release("b"))
-    assert manager.handshake(shake("a", chunk=1, transfers=4)) == []
+    assert manager.handshake(shake("a", chunk=1, transfers=4), NOW) == []
     assert (manager.reserved, manager.waiting) == (0, 0)
 
 
 def test_a_newer_attempt_ends_the_older_one() -> None:
     manager = ReceiveManager(1)
-    manager.handshake(shake("a", transfers=4))
-    loans = manager.handshake(shake("a", attempt=2))
+    manager.handshake(shake("a", transfers=4), NOW)
+    loans = manager.handshake(shake("a", attempt=2), NOW)
     assert [(loan.grant.attempt, loan.grant.generation) for loan in loans] == [(2, 2)]
-    assert manager.handshake(shake("a", transfers=4)) == []
+    assert manager.handshake(shake("a", transfers=4), NOW) == []
 
 
 def test_more_transfers_than_announced_are_not_taken() -> None:
     manager = ReceiveManager(1)
-    manager.handshake(shake("a", transfers=1))
-    assert manager.handshake(shake("a", chunk=1, transfers=9)) == []
+    manager.handshake(shake("a", transfers=1), NOW)
+    assert manager.handshake(shake("a", chunk=1, transfers=9), NOW) == []
     assert manager.waiting == 0
 
 
 def test_requests_beyond_the_limit_wait_to_be_repeated() -> None:
     manager = ReceiveManager(1)
     for number in range(MAX_REQUESTS + 1):
-        manager.handshake(shake(f"r{number}"))
+        manager.handshake(shake(f"r{number}"), NOW)
     assert manager.waiting == MAX_REQUESTS - 1
     manager.release(release("r0"))
-    manager.handshake(shake(f"r{MAX_REQUESTS}"))
+    manager.handshake(shake(f"r{MAX_REQUESTS}"), NOW)
     assert manager.waiting == MAX_REQUESTS - 1
 
 
 def test_generations_start_above_the_one_given() -> None:
     manager = ReceiveManager(1, generation=100)
-    assert manager.handshake(shake("a"))[0].grant.generation == 101
+    assert manager.handshake(shake("a"), NOW)[0].grant.generation == 101
 
 
 class Senders:
@@ -147,7 +150,7 @@ class Senders:
     def _message(self, name: str, chunk: int, rank: int) -> Handshake:
         return shake(name, chunk, rank, sum(self.plans[name]), max(self.plans[name]))
 
-    def _record(self, loans: list[Loan]) -> None:
+    def _record(self, loans: list[Granted]) -> None:
         for loan in loans:
             grant = loan.grant
             key = (grant.request, grant.chunk, grant.rank)
@@ -189,7 +192,7 @@ class Senders:
             if name not in self.first_asked:
                 self.first_asked.append(name)
             self.asked[name].add(transfer)
-            self._record(self.manager.handshake(self._message(name, *transfer)))
+            self._record(self.manager.handshake(self._message(name, *transfer), NOW))
         self._check()
 
     def is_done(self) -> bool:
@@ -215,7 +218,9 @@ def test_any_interleaving_ends_with_everything_transferred_and_free(
 def test_every_order_of_first_handshakes_is_the_order_of_the_grants() -> None:
     for order in permutations("abc"):
         manager = ReceiveManager(1)
-        granted = [name for name in order for name in requests_of(manager.handshake(shake(name)))]
+        granted = [
+            name for name in order for name in requests_of(manager.handshake(shake(name), NOW))
+        ]
         for name in order:
             granted += requests_of(manager.release(release(name)))
         assert granted == list(order)

@@ -2,16 +2,21 @@ import asyncio
 import json
 import random
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
 import structlog
+from msgspec import structs
 
+from common import failpoints
 from common.clock import MonotonicClock
 from common.config import Config, MeshConfig, ModelConfig
 from common.memory_transport import MemoryNetwork
 from common.mesh import Mesh
 from common.messages import (
+    LOST_MEMBER,
     BrokerFacts,
     Cancel,
     ControlMessage,
@@ -20,7 +25,9 @@ from common.messages import (
     Handshake,
     Heartbeat,
     Hello,
+    Loan,
     Peer,
+    Refused,
     Release,
     Target,
     Welcome,
@@ -39,6 +46,7 @@ class Client:
         self.mesh = mesh
         self.grants: asyncio.Queue[Grant] = asyncio.Queue()
         self.hello: Hello | None = None
+        self.is_router = True
         self.beats: asyncio.Queue[BrokerFacts] = asyncio.Queue()
 
     async def listen(self) -> None:
@@ -47,17 +55,21 @@ class Client:
                 case Hello() as hello:
                     self.hello = hello
                     self.send(Welcome(1, hello.peer.incarnation))
-                case Heartbeat(facts=BrokerFacts() as facts):
+                case Heartbeat(facts=BrokerFacts() as facts) as beat:
                     await self.beats.put(facts)
+                    if self.is_router:
+                        self.send(Welcome(1, beat.incarnation))
                 case Grant() as grant:
                     await self.grants.put(grant)
 
     def send(self, message: ControlMessage) -> None:
         self.mesh.send("b", message)
 
-    def shake(self, request: str, incarnation: int = 1, name: str = "d") -> None:
+    def shake(
+        self, request: str, incarnation: int = 1, name: str = "d", held: Loan | None = None
+    ) -> None:
         target = Target(name, incarnation, "d", "tcp://d:2", 1, "b")
-        self.send(Handshake(request, 1, 0, 0, Peer("p", 1, "p"), target, 1, 1))
+        self.send(Handshake(request, 1, 0, 0, Peer("p", 1, "p"), target, 1, 1, held))
 
     async def grant(self) -> str:
         return (await self.whole_grant()).request
@@ -69,14 +81,20 @@ class Client:
     async def facts(self, wanted: BrokerFacts) -> None:
         """Wait until a heartbeat says so."""
         async with asyncio.timeout(SECONDS):
-            while await self.beats.get() != wanted:
+            while structs.replace(await self.beats.get(), held=()) != wanted:
+                pass
+
+    async def held(self, wanted: set[tuple[str, int]]) -> None:
+        """Wait until a heartbeat names these requests with so many backends, and no others."""
+        async with asyncio.timeout(SECONDS):
+            while {(held.request, held.slots) for held in (await self.beats.get()).held} != wanted:
                 pass
 
 
-def play(path: Path, scenario: Callable[[Client], Awaitable[None]]) -> None:
+def play(path: Path, scenario: Callable[[Client], Awaitable[None]], lease: float = 60.0) -> None:
     (path / "config.json").write_text(json.dumps({"max_position_embeddings": 64}))
     (path / "model.safetensors").write_bytes(b"weights")
-    config = MeshConfig(router="p", heartbeat=0.02, resend=0.02)
+    config = MeshConfig(router="p", heartbeat=0.02, resend=0.02, lease=lease)
 
     async def main() -> None:
         network, clock = MemoryNetwork(random.Random(1)), MonotonicClock()
@@ -157,10 +175,93 @@ def test_a_newer_life_of_a_target_starts_with_all_backends_free(tmp_path: Path) 
     play(tmp_path, scenario)
 
 
-def test_loans_are_newer_than_the_brokers_own_life_and_no_clock_is_asked(tmp_path: Path) -> None:
+def test_loans_are_newer_than_all_before_even_after_the_target_came_back(tmp_path: Path) -> None:
     async def scenario(client: Client) -> None:
         client.shake("a")
-        assert (await client.whole_grant()).generation == 2  # the broker's incarnation is 1
+        first = (await client.whole_grant()).generation
+        assert first > 1  # the broker's incarnation
+        client.send(Release("a", 1, 0, 0, "d", 1))
+        client.shake("b", incarnation=2)
+        second = await client.whole_grant()
+        assert second.request == "b"
+        assert second.generation > first
+
+    play(tmp_path, scenario)
+
+
+def test_loans_of_a_former_broker_are_taken_over_before_any_other_is_granted(
+    tmp_path: Path,
+) -> None:
+    async def scenario(client: Client) -> None:
+        client.shake("a")
+        client.shake("b", held=Loan(0, 1))
+        assert await client.whole_grant() == Grant("b", 1, 0, 0, 0, 1)
+        await client.held({("a", 0), ("b", 1)})
+        client.send(Release("b", 1, 0, 0, "d", 1, is_last=True))
+        grant = await client.whole_grant()
+        assert grant.request == "a"
+        assert grant.generation > 1
+
+    play(tmp_path, scenario)
+
+
+def test_a_lost_life_forgets_its_loans_and_lends_newer_ones(tmp_path: Path) -> None:
+    async def scenario(client: Client) -> None:
+        client.shake("a")
+        before = await client.whole_grant()
+        client.send(Refused(1, LOST_MEMBER))
+        await client.held(set())
+        client.shake("b")
+        after = await client.whole_grant()
+        assert (after.request, after.backend) == ("b", before.backend)
+        assert after.generation > before.generation
+        assert client.hello is not None
+        assert client.hello.peer.incarnation == 2
+
+    play(tmp_path, scenario)
+
+
+def test_without_a_router_the_leases_run_out(tmp_path: Path) -> None:
+    async def scenario(client: Client) -> None:
+        client.shake("a")
+        assert await client.grant() == "a"
+        await client.held({("a", 1)})
+        client.is_router = False
+        await client.held(set())
+        client.is_router = True
+        while client.grants.empty():
+            client.shake("b")  # as senders do, until the router is back
+            await client.beats.get()
+        assert await client.grant() == "b"
+
+    play(tmp_path, scenario, lease=0.2)
+
+
+def test_faults_can_be_injected_at_every_message(tmp_path: Path) -> None:
+    hits = []
+
+    async def scenario(client: Client) -> None:
+        for name in ("broker.handshake", "broker.grant", "broker.release"):
+            stack.enter_context(failpoints.hooked(name, partial(hits.append, name)))
+        client.shake("a")
+        await client.grant()
+        client.send(Release("a", 1, 0, 0, "d", 1, is_last=True))
+        await client.facts(BrokerFacts(backends=1, lent=0, waiting=0))
+
+    with ExitStack() as stack:
+        play(tmp_path, scenario)
+    assert hits == ["broker.handshake", "broker.grant", "broker.release"]
+
+
+def test_targets_that_want_nothing_make_room_for_others(tmp_path: Path) -> None:
+    async def scenario(client: Client) -> None:
+        for number in range(MAX_TARGETS):
+            client.shake("a", name=f"d{number}")
+        await client.facts(BrokerFacts(backends=MAX_TARGETS, lent=MAX_TARGETS, waiting=0))
+        client.send(Release("a", 1, 0, 0, "d7", 1, is_last=True))
+        client.shake("b", name="another")
+        while await client.grant() != "b":
+            pass
 
     play(tmp_path, scenario)
 

@@ -33,6 +33,7 @@ def run_chunk(chunks, index, rank, members=None, **changes) -> RunChunk:
         gateway=PEER,
         router="tcp://127.0.0.1:1",
         num_emitted=0,
+        reserve=chunks[-1].history + chunks[-1].length + 8,
         sampling=Sampling(),
         ending=Ending(1),
         predicted=0.0,

@@ -8,6 +8,7 @@ from common.links.zmq import ZmqLink
 from common.messages import BalanceBlock, KvLayout
 from common.pages import PagePool
 from common.tensor.kv_cache import KvCache
+from services.prefill_worker.aborts import Aborts
 from services.prefill_worker.balance import AHEAD, Balance
 from services.prefill_worker.holdings import Holdings
 from services.prefill_worker.mailbox import Mailbox
@@ -31,13 +32,13 @@ class Member:
             holdings.open(run_chunk(chunks, 0, rank, members))
         run = run_chunk(chunks, 1, rank, members)
         self.slots = holdings.open(run)
-        boxes[rank].begin(run.request, run.attempt, run.index)
+        boxes[rank].begin(run)
         self.balance = Balance(boxes[rank], run, self.slots, self.cache, step_timeout)
 
 
 @pytest.fixture
 def boxes(tmp_path):
-    boxes = [Mailbox(ZmqLink(f"ipc://{tmp_path}/{rank}", send_timeout=5)) for rank in range(4)]
+    boxes = [Mailbox(ZmqLink(f"ipc://{tmp_path}/{rank}", 5), Aborts()) for rank in range(4)]
     yield boxes
     for box in boxes:
         box.link.close()

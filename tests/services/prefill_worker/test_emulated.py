@@ -11,15 +11,15 @@ from common.clock import LoopClock
 from common.config import Config, ModelConfig, PrefillConfig
 from common.emulated_links import EmulatedLinks
 from common.emulated_model import EmulatedModel, StepCost
-from common.errors import LinkTimeout, OutOfPages, TetrisError
+from common.errors import Aborted, LinkTimeout, OutOfPages, TetrisError
 from common.latency import Curve, LatencyModel
-from common.messages import Ending, KvAck, KvLayout, LinkMessage, Peer, RunChunk
+from common.messages import Ending, KvAck, KvLayout, LinkMessage, Peer, RingAbort, RunChunk
 from common.metrics import Metrics
 from common.pages import Owner, Span, num_slots
 from common.service import Process
 from services.prefill_worker.emulated import EmulatedHands
 from services.prefill_worker.hands import ChunkResult, Work
-from services.prefill_worker.send_manager import Parcel
+from services.prefill_worker.transfer import Parcel
 from tests.services.decode_worker.transfers import layer
 from tests.services.prefill_worker.plans import members_at, plan, run_chunk
 from tests.simulation.virtual_loop import run
@@ -195,3 +195,56 @@ def test_messages_of_other_links_are_ignored():
         await asyncio.sleep(5.0)
 
     assert play(scenario).notes[0].done == []
+
+
+@pytest.mark.parametrize("moment", [1.0, 3.5])
+def test_an_abort_ends_gathering_and_computing_at_once_at_all_members(moment: float):
+    """Alone rank 0 gathers for 2 s, then both compute for 2 s."""
+
+    async def scenario(group: Group) -> None:
+        group.start(plan((20, 2)), 0, 0)
+        await asyncio.sleep(2.0)
+        if moment > 2.0:
+            group.start(plan((20, 2)), 0, 1)
+        await asyncio.sleep(moment - 2.0)
+        group.hands[0].abort(Owner("r", 1))
+        await asyncio.sleep(0.1)
+        if moment < 2.0:
+            group.start(plan((20, 2)), 0, 1)
+        await asyncio.sleep(0.1)
+        assert [hands.slots().free for hands in group.hands] == [64, 64]
+        group.start(plan((20, 2)), 0, 0, request="next")
+        group.start(plan((20, 2)), 0, 1, request="next")
+        await asyncio.sleep(3.0)
+
+    group = play(scenario)
+    for notes in group.notes:
+        [(at, error)] = notes.failed
+        assert isinstance(error, Aborted)
+        assert at - max(moment, 2.0) <= 0.11
+        assert len(notes.done) == 1
+
+
+def test_an_abort_of_another_attempt_disturbs_nobody():
+    async def scenario(group: Group) -> None:
+        group.start(plan((20, 1)), 0, 0)
+        await asyncio.sleep(0.3)
+        group.hands[0].abort(Owner("r", 2))
+        group.hands[0].receive(RingAbort("r", 1, 1, 2))
+        await asyncio.sleep(1.0)
+
+    notes = play(scenario).notes[0]
+    assert [at for at, _ in notes.done] == [1.0]
+    assert [at for at, _, _ in notes.layers] == [0.25, 0.5, 0.75, 1.0]
+
+
+def test_a_new_life_has_links_of_its_own():
+    links = EmulatedLinks(1000.0)
+    log = structlog.make_filtering_bound_logger(50)(None, [], {})
+    places = set()
+    for incarnation in (1, 2):
+        peer = Peer("m0", incarnation, "mem://0")
+        process = Process(CONFIG, None, LoopClock(), Metrics(), log, peer, "node")
+        hands = EmulatedHands(process, MODEL, links)
+        places |= {hands.ring, hands.balance, hands.kv}
+    assert len(places) == 6

@@ -1,3 +1,5 @@
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -6,7 +8,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from common.errors import LinkTimeout, OutOfPages, RequestFailed
+from common import failpoints
+from common.errors import Aborted, LinkTimeout, OutOfPages, RequestFailed
 from common.links.zmq import ZmqLink
 from common.messages import Ending, Sampling
 from common.sharding import shards
@@ -244,3 +247,103 @@ def test_ids_that_the_model_does_not_have_are_refused(group, bad):
     with pytest.raises(RequestFailed, match="not among the model's"):
         group.engines[0].run(run_chunk(plan((20, 1)), 0, 0), ids, lambda: None, lambda layer: None)
     assert group.engines[0].holdings.free_slots == POOL_TOKENS
+
+
+class Leaver:
+    """Hooked to a failpoint, has the engine of one thread abort when it comes there."""
+
+    def __init__(self, engine, request, count=1):
+        self.left_at = None
+        self._engine, self._request, self._left = engine, request, count
+        self.thread = None
+
+    def __call__(self):
+        if threading.current_thread() is self.thread:
+            self._left -= 1
+            if self._left == 0:
+                self.left_at = time.perf_counter()
+                self._engine.abort(self._request, 1)
+
+
+def leave(group, chunks, ids, place, *, rank=1, count=1):
+    """Run a plan that one member leaves at a failpoint; what became of every member, and when."""
+    leaver = Leaver(group.engines[rank], "gone", count)
+    ended = []
+
+    def member(mine):
+        if mine == rank:
+            leaver.thread = threading.current_thread()
+        try:
+            group.member(chunks, mine, ids, request="gone")
+        except Aborted as error:
+            ended.append((mine, str(error), time.perf_counter()))
+
+    ranks = range(chunks[-1].size)
+    with failpoints.hooked(place, leaver), ThreadPoolExecutor(len(ranks)) as pool:
+        list(pool.map(member, ranks))
+    return leaver, ended
+
+
+PLACES = [
+    ("chunk.start", 1),
+    ("balance.layer", 1),
+    ("balance.layer", 2),
+    ("ring.step", 1),
+    ("ring.step", 5),
+    ("chunk.layer", 3),
+]
+
+
+@pytest.mark.parametrize(("place", "count"), PLACES)
+@pytest.mark.parametrize("rank", [0, 1, 3])
+def test_when_a_member_leaves_all_others_do_and_the_next_prompt_is_right(
+    group, reference, place, count, rank
+):
+    chunks = plan((40, 4)) if place == "ring.step" else plan((30, 1), (30, 2), (40, 4))
+    ids = prompt(chunks[-1].history + chunks[-1].length, 7)
+    leaver, ended = leave(group, chunks, ids, place, rank=rank, count=count)
+    assert leaver.left_at is not None
+    assert sorted(mine for mine, _, _ in ended) == [0, 1, 2, 3]
+    assert [what for mine, what, _ in ended if mine == rank] == ["the attempt is over"]
+    assert max(at for _, _, at in ended) - leaver.left_at < 1.0
+    for engine in group.engines:
+        assert engine.holdings.free_slots == engine.holdings.total_slots
+        engine.model.logits.clear()
+    ids = prompt(90, 8)
+    group.run(forced(90, (1, 2, 4)), ids)
+    torch.testing.assert_close(group.logits()[-1], reference(ids)[0], rtol=0, atol=1e-4)
+
+
+def test_an_attempt_that_fails_at_one_member_is_left_by_all(group):
+    group.engines[3].holdings.release("r", 1)  # so that it refuses
+    chunks, ids, ended = plan((40, 4)), prompt(40), []
+
+    def member(rank):
+        try:
+            group.member(chunks, rank, ids)
+        except (Aborted, RequestFailed) as error:
+            ended.append(type(error))
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(member, range(4)))
+    assert sorted(ended, key=str) == [Aborted, Aborted, Aborted, RequestFailed]
+
+
+def test_a_chunk_predicted_to_be_slow_may_take_its_time(group):
+    lone = group.engines[0]
+    lone.bounds = Bounds(start=5, step=0.05)
+    chunks, ids = plan((40, 2)), prompt(40)
+
+    def slow():
+        if threading.current_thread() is late.get("thread"):
+            time.sleep(0.3)
+
+    late = {}
+
+    def member(rank):
+        if rank == 1:
+            late["thread"] = threading.current_thread()
+        return group.member(chunks, rank, ids, predicted=1.0)
+
+    with failpoints.hooked("chunk.layer", slow), ThreadPoolExecutor(2) as pool:
+        assert len(list(pool.map(member, range(2)))) == 2

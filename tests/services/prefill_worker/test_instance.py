@@ -1,12 +1,17 @@
 """The control side with hands that compute only when told to, and a mesh that only notes."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import structlog
+from msgspec import structs
 
+from common import failpoints
 from common.config import Config, ModelConfig, PrefillConfig
-from common.errors import OutOfPages, RequestFailed
+from common.errors import Aborted, OutOfPages, RequestFailed, TetrisError
 from common.messages import (
+    Brokerage,
     Cancel,
     Chunk,
     ChunkDone,
@@ -16,6 +21,7 @@ from common.messages import (
     FirstToken,
     Grant,
     Handshake,
+    Held,
     KvAck,
     KvLayout,
     Peer,
@@ -24,6 +30,7 @@ from common.messages import (
     Running,
     Skip,
     Token,
+    Welcome,
 )
 from common.metrics import Metrics
 from common.pages import Owner, Span
@@ -31,12 +38,14 @@ from common.service import Process
 from services.prefill_worker.hands import ChunkResult, Slots, Work
 from services.prefill_worker.instance import Instance
 from services.prefill_worker.plan import owner_of
-from services.prefill_worker.send_manager import Parcel, SendManager
+from services.prefill_worker.send_manager import SendManager
+from services.prefill_worker.transfer import Parcel
 from tests.services.prefill_worker.plans import plan, run_chunk
 
+INBOX = "tcp://127.0.0.1:1"
 LAYOUT = KvLayout(1, 2, 4, "float32")
 CONFIG = Config(
-    model=ModelConfig(path="/m", name="m"), prefill=PrefillConfig(window=2, step_timeout=60.0)
+    model=ModelConfig(path="/m", name="m"), prefill=PrefillConfig(window=2, transfer_timeout=60.0)
 )
 
 
@@ -49,12 +58,14 @@ class Rig:
         self.started: list[Work] = []
         self.parcels: list[Parcel] = []
         self.released: list[Owner] = []
-        peer = Peer("prefill-0", 1, "tcp://p:1")
+        self.aborted: list[Owner] = []
+        self.held: tuple[Held, ...] = ()
+        peer = Peer("m0", 1, INBOX)
         log = structlog.make_filtering_bound_logger(50)(None, [], {})
         self.metrics = Metrics()
-        process = Process(CONFIG, self, self, self.metrics, log, peer, "node-0")
-        sends = SendManager(peer, "tcp://p:9", LAYOUT, CONFIG)
-        self.instance = Instance(process, sends, self)
+        self.process = Process(CONFIG, self, self, self.metrics, log, peer, "node-0")
+        sends = SendManager("tcp://p:9", LAYOUT, CONFIG)
+        self.instance = Instance(self.process, sends, self)
 
     def now(self) -> float:
         return self.time
@@ -69,18 +80,25 @@ class Rig:
     def submit(self, parcel: Parcel) -> None:
         self.parcels.append(parcel)
 
+    def abort(self, owner: Owner) -> None:
+        assert owner_of(self.started[-1].run) == owner
+        self.aborted.append(owner)
+
     def release(self, owner: Owner) -> None:
         self.released.append(owner)
 
     def slots(self) -> Slots:
-        return Slots(64, 48, ())
+        return Slots(64, 48, self.held)
 
     def plan(self, chunks: list[Chunk], request: str = "a", turn: int = 1, epoch: int = 1) -> None:
         """All of a request's chunks on this member."""
         for index, chunk in enumerate(chunks):
             changes = {"request": request, "turn": turn + index, "epoch": epoch}
             ids = np.arange(chunk.length, dtype="<i4").tobytes()
-            self.instance.receive(run_chunk(chunks, index, 0, **changes), (ids,))
+            run = run_chunk(chunks, index, 0, **changes)
+            members = [structs.replace(run.members[0], incarnation=self.process.peer.incarnation)]
+            run = structs.replace(run, members=(*members, *run.members[1:]))
+            self.instance.receive(run, (ids,))
 
     def compute(self, first: int | None = None, finish: str | None = None) -> None:
         """Finish the chunk that was started last."""
@@ -89,6 +107,16 @@ class Rig:
         self.instance.on_layer(run, 0, [Span(0, 16)])
         token = first if first is None else Token(*owner_of(run), 0, first, finish=finish)
         self.instance.on_done(run, ChunkResult(token, 1.0, 0.5, 0.5, 0.25))
+
+    def fail(self, error: TetrisError) -> None:
+        """End the chunk that was started last with an error."""
+        self.instance.on_failed(self.started[-1].run, error)
+
+    def tick(self, seconds: float) -> None:
+        """Let time pass."""
+        self.time += seconds
+        self.sent.clear()
+        self.instance.advance()
 
     def hand_over(self, chunk: int = 0) -> None:
         """Grant and acknowledge whatever a chunk sends."""
@@ -104,7 +132,7 @@ class Rig:
 
 
 A = Owner("a", 1)
-RELEASED = Released("prefill-0", 1, "a", 1)
+RELEASED = Released("m0", 1, "a", 1)
 
 
 def test_a_chunk_is_computed_handed_over_and_released() -> None:
@@ -113,7 +141,7 @@ def test_a_chunk_is_computed_handed_over_and_released() -> None:
     assert list(rig.started[0].ids) == list(range(8))
     assert len(rig.of(Handshake)) == 1
     rig.compute(first=5)
-    assert rig.of(Ready) == [Ready("prefill-0", 1, 1, 1)]
+    assert rig.of(Ready) == [Ready("m0", 1, 1, 1)]
     [done] = rig.of(ChunkDone)
     assert isinstance(done, ChunkDone)
     assert (done.compute, done.wait, done.balance, done.total_bytes) == (1.0, 0.5, 0.25, 512)
@@ -153,7 +181,7 @@ def test_a_void_turn_makes_way_for_the_next() -> None:
     rig = Rig()
     rig.plan(plan((8, 1)), turn=2)
     assert rig.started == []
-    rig.instance.receive(Skip(1, 1))
+    rig.instance.receive(Skip(1, 1, 1))
     assert rig.computed() == [("a", 0)]
 
 
@@ -161,34 +189,216 @@ def test_token_0_that_ends_the_request_ends_it_everywhere() -> None:
     rig = Rig()
     rig.plan(plan((8, 2)))
     rig.compute(first=5, finish="stop")
-    end = EndOfRequest("a", 1, 1, "stop")
+    end = EndOfRequest("a", 1, 1, "stop", INBOX)
     assert len([message for _, message in rig.sent if message == end]) == 4
     assert rig.released == [A]
     rig.hand_over()
     assert rig.parcels == []
 
 
-def test_a_cancelled_request_drops_what_has_not_begun_and_finishes_what_runs() -> None:
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_cancelled_request_drops_what_has_not_begun_and_aborts_what_runs(size: int) -> None:
     rig = Rig()
-    rig.plan(plan((8, 1), (8, 1)))
-    rig.instance.receive(Cancel("a", 1))
-    assert rig.released == []
-    rig.compute()
-    assert rig.computed() == [("a", 0)]
+    rig.plan(plan((8, 1), (8, size)))
+    rig.plan(plan((8, 1)), request="b", turn=3)
+    for _ in range(2):
+        rig.instance.receive(Cancel("a", 1))
+    assert (rig.aborted, rig.released) == ([A], [])
+    rig.fail(Aborted("over"))
+    assert rig.computed() == [("a", 0), ("b", 0)]
     assert rig.released == [A]
     assert rig.of(Released) == [RELEASED]
+    assert rig.of(Failed) == rig.of(EndOfRequest) == []
     assert rig.instance.facts().finished_through == 2
 
 
-def test_a_cancelled_request_is_still_run_where_others_would_wait_for_this_member() -> None:
+def test_a_chunk_that_is_done_before_its_abort_counts_as_done_and_gives_no_token() -> None:
     rig = Rig()
-    rig.plan(plan((8, 1), (8, 2)))
+    rig.plan(plan((8, 1)))
     rig.instance.receive(Cancel("a", 1))
-    rig.compute()
     rig.compute(first=5)
-    assert rig.computed() == [("a", 0), ("a", 1)]
+    assert len(rig.of(ChunkDone)) == 1
     assert rig.of(FirstToken) == []
     assert rig.released == [A]
+
+
+def test_a_request_that_ends_while_others_run_is_released_at_once() -> None:
+    rig = Rig()
+    rig.plan(plan((8, 1)), request="b")
+    rig.plan(plan((8, 2)), turn=2)
+    rig.instance.receive(EndOfRequest("a", 1, 0, "abort"))
+    assert (rig.aborted, rig.released) == ([], [A])
+    rig.compute()
+    assert rig.computed() == [("b", 0)]
+    assert rig.instance.facts().finished_through == 2
+
+
+def test_a_group_that_another_member_has_left_fails_the_attempt() -> None:
+    rig = Rig()
+    rig.plan(plan((8, 2)))
+    rig.fail(Aborted("rank 1 has left the group"))
+    [failed] = rig.of(Failed)
+    assert isinstance(failed, Failed)
+    assert failed.retryable
+    assert rig.aborted == []
+
+
+def test_a_failure_is_repeated_until_the_router_answers() -> None:
+    rig = Rig()
+    rig.plan(plan((8, 2)))
+    rig.fail(OutOfPages("full"))
+    [failed] = rig.of(Failed)
+    assert isinstance(failed, Failed)
+    assert failed.sender == INBOX
+    rig.tick(0.25)
+    assert rig.of(Failed) == []
+    rig.tick(0.25)
+    assert rig.of(Failed) == [failed]
+    rig.instance.receive(EndOfRequest("a", 1, 0, "error", sender="tcp://another-worker:1"))
+    rig.tick(0.5)
+    assert rig.sent == [(INBOX, failed)]
+    rig.instance.receive(EndOfRequest("a", 1, 0, "error"))
+    rig.tick(0.5)
+    assert rig.sent == []
+
+
+def test_an_end_with_token_0_is_repeated_until_the_router_sends_it_back() -> None:
+    rig = Rig()
+    rig.plan(plan((8, 2)))
+    rig.compute(first=5, finish="stop")
+    end = EndOfRequest("a", 1, 1, "stop", INBOX)
+    rig.tick(0.5)
+    assert rig.sent == [(INBOX, end)]
+    rig.instance.receive(end)
+    rig.tick(0.5)
+    assert rig.sent == []
+
+
+def test_held_slots_have_the_age_of_their_attempt() -> None:
+    rig = Rig()
+    rig.plan(plan((8, 1), (8, 1)))
+    rig.held = (Held("a", 1, 16), Held("unknown", 1, 16))
+    rig.time = 3.0
+    rig.instance.on_ready(rig.started[0].run)
+    rig.time = 5.0
+    rig.compute()
+    rig.instance.on_ready(rig.started[1].run)
+    rig.time = 7.5
+    assert rig.instance.facts().held == (Held("a", 1, 16, 4.5), Held("unknown", 1, 16))
+
+
+def test_chunks_and_skips_for_another_life_are_dropped_and_counted() -> None:
+    rig = Rig()
+    chunks = plan((8, 1))
+    for name, incarnation in (("m0", 2), ("m1", 1)):
+        member = structs.replace(run_chunk(chunks, 0, 0).members[0], name=name)
+        member = structs.replace(member, incarnation=incarnation)
+        rig.instance.receive(run_chunk(chunks, 0, 0, (member,)), (bytes(32),))
+    rig.instance.receive(Skip(2, 1, 1))
+    rig.instance.receive(Skip(0, 1, 1))
+    assert rig.started == []
+    assert rig.instance.facts().received_through == 0
+    assert b'tetris_messages_dropped_total{reason="incarnation"} 4.0' in rig.metrics.render()
+
+
+def test_a_fenced_life_falls_silent_and_the_next_one_begins_with_turn_one() -> None:
+    rig = Rig()
+    rig.plan(plan((8, 1), (8, 2)))
+    rig.plan(plan((8, 1)), request="failed", turn=3)
+    rig.plan(plan((8, 1)), request="waiting", turn=4)
+    rig.instance.receive(Grant("a", 1, 0, 0, 0, 1))
+    rig.sent.clear()
+    rig.instance.fence()
+    rig.process.renew()
+    rig.plan(plan((8, 1)), request="b")
+    assert rig.aborted == [A]
+    assert rig.computed() == [("a", 0)]
+    rig.instance.on_ready(rig.started[0].run)
+    rig.instance.on_layer(rig.started[0].run, 0, [Span(0, 16)])
+    assert rig.instance.facts().running is None
+    rig.fail(Aborted("over"))
+    assert sorted(rig.released) == [A, Owner("failed", 1), Owner("waiting", 1)]
+    assert rig.computed() == [("a", 0), ("b", 0)]
+    assert [type(message) for _, message in rig.sent] == [Handshake]
+    assert rig.parcels == []
+    [handshake] = rig.of(Handshake)
+    assert isinstance(handshake, Handshake)
+    assert (handshake.request, handshake.sender.incarnation) == ("b", 2)
+    assert rig.instance.facts().finished_through == 0
+    rig.compute()
+    assert rig.of(Ready) == [Ready("m0", 2, 1, 1)]
+    assert rig.instance.facts().finished_through == 1
+
+
+def test_a_fenced_life_forgets_what_it_had_to_report() -> None:
+    rig = Rig()
+    rig.plan(plan((8, 1)))
+    rig.fail(OutOfPages("full"))
+    rig.instance.fence()
+    rig.process.renew()
+    rig.tick(10.0)
+    assert rig.sent == []
+
+
+def test_reports_and_transfers_survive_a_new_router() -> None:
+    rig = Rig()
+    rig.plan(plan((8, 1)))
+    rig.compute(first=5)
+    rig.plan(plan((8, 2)), request="b", turn=2)
+    rig.fail(OutOfPages("full"))
+    rig.tick(0.5)
+    rig.instance.welcome(Welcome(2, 1))
+    rig.tick(0.5)
+    assert [failed.request for failed in rig.of(Failed)] == ["b"]
+    assert rig.released == [Owner("b", 1)]
+    rig.hand_over()
+    assert rig.released == [Owner("b", 1), A]
+
+
+def test_handshakes_and_ends_go_to_the_broker_that_the_router_names() -> None:
+    rig = Rig()
+    rig.instance.welcome(Welcome(1, 1, brokers=(Brokerage("d", 1, "tcp://b:2"),)))
+    rig.plan(plan((8, 1)))
+    rig.fail(OutOfPages("full"))
+    to_broker = [type(message) for endpoint, message in rig.sent if endpoint == "tcp://b:2"]
+    assert to_broker == [Handshake, EndOfRequest]
+
+
+def test_without_a_router_everything_is_let_go_of_and_the_router_told_if_it_comes_back() -> None:
+    rig = Rig()
+    rig.plan(plan((8, 1)), request="b")
+    rig.plan(plan((8, 1)), turn=2)
+    rig.instance.expire(61.0)
+    rig.instance.expire(62.0)
+    assert (rig.aborted, rig.released) == ([Owner("b", 1)], [A])
+    rig.fail(Aborted("over"))
+    assert rig.released == [A, Owner("b", 1)]
+    assert [failed.request for failed in rig.of(Failed)] == ["b", "a"]
+
+
+@pytest.mark.parametrize(
+    ("place", "act"),
+    [
+        ("chunk.received", lambda rig: rig.plan(plan((8, 1)))),
+        ("chunk.done", lambda rig: rig.compute()),
+        ("token.first", lambda rig: rig.compute(first=5)),
+    ],
+)
+def test_failpoints_are_hit_before_anybody_is_told(place: str, act: Callable[[Rig], None]) -> None:
+    rig, seen = Rig(), []
+    if place != "chunk.received":
+        rig.plan(plan((8, 1)))
+    kinds = (Handshake, ChunkDone, FirstToken)
+    with failpoints.hooked(place, lambda: seen.append([len(rig.of(kind)) for kind in kinds])):
+        act(rig)
+    assert (
+        seen
+        == {
+            "chunk.received": [[0, 0, 0]],
+            "chunk.done": [[1, 0, 0]],
+            "token.first": [[1, 1, 0]],
+        }[place]
+    )
 
 
 def test_a_chunk_that_comes_after_the_end_is_void() -> None:
@@ -210,8 +420,8 @@ def test_a_failed_chunk_ends_the_request_here_and_tells_everybody(
     rig.plan(plan((8, 1), (8, 1)))
     rig.plan(plan((8, 1)), request="b", turn=3)
     rig.instance.on_failed(rig.started[0].run, error)
-    what = "prefill of chunk 0 at prefill-0"
-    assert rig.of(Failed) == [Failed("a", 1, what, str(error), retryable)]
+    what = "prefill of chunk 0 at m0"
+    assert rig.of(Failed) == [Failed("a", 1, what, str(error), retryable, sender=INBOX)]
     assert len(rig.of(EndOfRequest)) == 2  # broker and decode
     assert rig.released == [A]
     assert rig.computed() == [("a", 0), ("b", 0)]
@@ -235,6 +445,7 @@ def test_a_new_life_of_the_router_forgets_what_has_not_been_computed() -> None:
     rig.plan(plan((8, 1), (8, 1)))
     rig.plan(plan((8, 1)), request="b", epoch=2)
     assert rig.computed() == [("a", 0)]
+    assert rig.aborted == [A]
     rig.compute()
     assert rig.released == [A]
     assert rig.computed() == [("a", 0), ("b", 0)]

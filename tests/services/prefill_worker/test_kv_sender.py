@@ -10,7 +10,7 @@ from common.messages import KvAck, KvCommit, KvLayer, KvLayout
 from common.pages import Span
 from common.tensor.kv_cache import KvCache, unpack
 from services.prefill_worker.kv_sender import MAX_QUEUED, KvSender
-from services.prefill_worker.send_manager import Parcel
+from services.prefill_worker.transfer import Parcel
 
 LAYOUT = KvLayout(num_layers=2, num_kv_heads=2, head_dim=4, dtype="bfloat16")
 BIND = "tcp://127.0.0.1:*"

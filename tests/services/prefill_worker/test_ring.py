@@ -8,6 +8,7 @@ from common.errors import LinkTimeout, WireError
 from common.links.zmq import ZmqLink
 from common.messages import KvLayout, RingBlock, RingReady
 from common.sharding import history, shards
+from services.prefill_worker.aborts import Aborts
 from services.prefill_worker.mailbox import Mailbox
 from services.prefill_worker.ring import Ring
 from services.prefill_worker.zigzag import Block
@@ -21,7 +22,7 @@ LAYOUT = KvLayout(LAYERS, GROUPS, DIM, "float32")
 
 @pytest.fixture
 def boxes(tmp_path):
-    boxes = [Mailbox(ZmqLink(f"ipc://{tmp_path}/{rank}", send_timeout=5)) for rank in range(4)]
+    boxes = [Mailbox(ZmqLink(f"ipc://{tmp_path}/{rank}", 5), Aborts()) for rank in range(4)]
     yield boxes
     for box in boxes:
         box.link.close()
@@ -34,7 +35,7 @@ def rings(boxes, chunks, step_timeout=20.0):
     made = []
     for rank in range(chunks[-1].size):
         run = run_chunk(chunks, index, rank, members_at(endpoints, endpoints))
-        boxes[rank].begin(run.request, run.attempt, run.index)
+        boxes[rank].begin(run)
         made.append(Ring(boxes[rank], run, LAYOUT, step_timeout))
     return made
 

@@ -3,6 +3,7 @@ from hypothesis import strategies as st
 
 from common.config import Config, MeshConfig, ModelConfig, PrefillConfig
 from common.messages import (
+    Brokerage,
     Chunk,
     Ending,
     Grant,
@@ -10,6 +11,7 @@ from common.messages import (
     KvCommit,
     KvLayer,
     KvLayout,
+    Loan,
     Member,
     Peer,
     RunChunk,
@@ -18,15 +20,16 @@ from common.messages import (
     Token,
 )
 from common.pages import Owner, Span
-from services.prefill_worker.send_manager import RETRY, Due, Key, SendManager, Sent
+from services.prefill_worker.send_manager import Due, Key, SendManager, Sent
+from services.prefill_worker.transfer import RETRY
 
 LAYOUT = KvLayout(3, 2, 4, "float32")
 CONFIG = Config(
     model=ModelConfig(path="/m", name="m"),
     mesh=MeshConfig(resend=0.5),
-    prefill=PrefillConfig(window=2, step_timeout=60.0),
+    prefill=PrefillConfig(window=2, transfer_timeout=60.0),
 )
-PEER = Peer("prefill-0", 1, "tcp://p:1")
+PEER = Peer("prefill-0", 1, "tcp://p:0")
 TARGET = Target("decode-0", 1, "tcp://d:1", "tcp://d:2", 4, "tcp://b:1")
 MEMBERS = tuple(Member(f"prefill-{i}", 1, f"tcp://p:{i}", "tcp://r:1", "tcp://s:1") for i in (0, 1))
 Plan = tuple[Chunk, ...]
@@ -49,6 +52,7 @@ def run_chunk(index: int = 0, rank: int = 0, chunks: Plan = ONE) -> RunChunk:
         gateway=Peer("gateway-0", 1, "tcp://g:1"),
         router="tcp://r:1",
         num_emitted=0,
+        reserve=18,
         sampling=Sampling(),
         ending=Ending(max_tokens=8),
         predicted=0.1,
@@ -56,11 +60,11 @@ def run_chunk(index: int = 0, rank: int = 0, chunks: Plan = ONE) -> RunChunk:
 
 
 def manager() -> SendManager:
-    return SendManager(PEER, "tcp://p:9", LAYOUT, CONFIG)
+    return SendManager("tcp://p:9", LAYOUT, CONFIG)
 
 
-def grant(chunk: int = 0, rank: int = 0) -> Grant:
-    return Grant("a", 1, chunk, rank, backend=2, generation=5)
+def grant(chunk: int = 0, rank: int = 0, generation: int = 5) -> Grant:
+    return Grant("a", 1, chunk, rank, backend=2, generation=generation)
 
 
 def ack(layer: int, chunk: int = 0, rank: int = 0, generation: int = 5) -> KvAck:
@@ -226,6 +230,110 @@ def test_an_ended_request_sends_nothing_more() -> None:
     assert sends.on_computed(key, None, 0.0) == Sent(0, 0)
     sends.receive(ack(0), 0.0)
     assert sends.due(100.0) == Due()
+
+
+def brokerage(broker: str, incarnation: int = 1) -> Brokerage:
+    return Brokerage("decode-0", incarnation, broker)
+
+
+def sending() -> SendManager:
+    """A manager with two layers under way."""
+    sends = manager()
+    sends.begin(run_chunk())
+    sends.receive(grant(), 0.0)
+    for layer in (0, 1):
+        sends.on_layer(Key("a", 1, 0), layer, SPANS, 0.0)
+    assert layers(sends.due(0.0)) == [0, 1]
+    return sends
+
+
+def test_handshakes_go_to_the_broker_of_today() -> None:
+    sends = manager()
+    sends.follow([brokerage("tcp://b:2"), brokerage("tcp://b:3", incarnation=2)])
+    sends.begin(run_chunk())
+    [handshake] = sends.due(0.0).handshakes
+    assert (handshake.target.broker, handshake.held) == ("tcp://b:2", None)
+    assert sends.broker(TARGET) == "tcp://b:2"
+    sends.follow([brokerage("tcp://b:4")])
+    [handshake] = sends.due(0.1).handshakes
+    assert (handshake.target.broker, handshake.held) == ("tcp://b:4", None)
+    sends.follow([])
+    assert sends.broker(TARGET) == "tcp://b:1"
+    assert sends.due(0.2).handshakes == []
+
+
+def test_a_loan_in_use_is_announced_to_a_new_broker_until_it_answers() -> None:
+    sends = sending()
+    sends.follow([brokerage("tcp://b:2")])
+    for now in (0.1, 0.6):
+        [handshake] = sends.due(now).handshakes
+        assert (handshake.target.broker, handshake.held) == ("tcp://b:2", Loan(2, 5))
+        assert sends.due(now + 0.1).handshakes == []
+        sends.follow([brokerage("tcp://b:2")])
+    sends.receive(grant(generation=4), 1.0)
+    assert len(sends.due(1.2).handshakes) == 1
+    sends.receive(grant(), 1.3)
+    assert sends.due(1.9) == Due()
+    sends.receive(ack(0), 1.9)
+    assert sends.on_computed(Key("a", 1, 0), None, 2.0).acknowledged > 0
+
+
+def test_a_broker_that_comes_back_at_the_same_place_is_told_too() -> None:
+    sends = manager()
+    sends.follow([brokerage("tcp://b:2")])
+    sends.begin(run_chunk())
+    sends.receive(grant(), 0.0)
+    sends.follow([])
+    assert sends.due(0.0).handshakes == []
+    sends.follow([brokerage("tcp://b:2")])
+    [handshake] = sends.due(0.0).handshakes
+    assert handshake.held == Loan(2, 5)
+
+
+def test_under_a_newer_loan_whatever_is_not_acknowledged_goes_again() -> None:
+    sends = sending()
+    sends.receive(ack(0), 0.1)
+    sends.follow([brokerage("tcp://b:2")])
+    sends.receive(grant(generation=9), 0.2)
+    due = sends.due(0.2)
+    assert due.handshakes == []
+    [parcel] = due.parcels
+    assert isinstance(parcel.message, KvLayer)
+    assert (parcel.message.layer, parcel.message.generation) == (1, 9)
+    sends.receive(grant(), 0.3)
+    sends.receive(ack(1), 0.3)
+    assert sends.due(0.4).parcels == []
+    sends.receive(ack(1, generation=9), 0.4)
+    sends.on_layer(Key("a", 1, 0), 2, SPANS, 0.4)
+    sends.on_computed(Key("a", 1, 0), None, 0.4)
+    assert layers(sends.due(0.4)) == [2]
+    sends.receive(ack(2, generation=9), 0.5)
+    [parcel] = sends.due(0.5).parcels
+    assert isinstance(parcel.message, KvCommit)
+    assert (parcel.message.broker, parcel.message.generation) == ("tcp://b:2", 9)
+
+
+def test_a_broker_may_take_its_time_but_decode_may_not() -> None:
+    sends = sending()
+    sends.follow([brokerage("tcp://b:2")])
+    assert sends.due(100.0).stalled == []
+    sends.receive(grant(), 100.0)
+    assert sends.due(160.0).stalled == []
+    assert sends.due(160.1).stalled == [Owner("a", 1)]
+
+
+def test_a_transfer_that_is_through_is_not_announced() -> None:
+    sends, chunks = manager(), (Chunk(0, 10, 1), Chunk(10, 10, 1))
+    sends.begin(run_chunk(0, 0, chunks))
+    sends.receive(grant(), 0.0)
+    for layer in range(3):
+        sends.on_layer(Key("a", 1, 0), layer, SPANS, 0.0)
+    sends.on_computed(Key("a", 1, 0), None, 0.0)
+    for layer in range(4):
+        sends.due(0.0)
+        sends.receive(ack(layer), 0.0)
+    sends.follow([brokerage("tcp://b:2")])
+    assert sends.due(0.0) == Due()
 
 
 class Wire:

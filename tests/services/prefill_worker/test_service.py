@@ -1,9 +1,11 @@
 """Prefill, broker and decode on one event loop and real sockets, driven by hand-made chunks."""
 
 import asyncio
+import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ import structlog
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
+from common import failpoints
 from common.clock import MonotonicClock
 from common.config import Config, DecodeConfig, MeshConfig, ModelConfig, PrefillConfig
 from common.mesh import Mesh
@@ -18,6 +21,7 @@ from common.messages import (
     BrokerFacts,
     Cancel,
     Chunk,
+    ChunkDone,
     ControlMessage,
     Ending,
     EndOfRequest,
@@ -125,6 +129,10 @@ class Driver:
             case TokenBatch(tokens=tokens):
                 for token in tokens:
                     self.tokens[token.request][token.index] = token
+            case EndOfRequest() | Failed():
+                self.notes.append(message)
+                end = EndOfRequest(message.request, message.attempt, 0, "abort")
+                self.mesh.send(message.sender or "", end)
             case _:
                 self.notes.append(message)
 
@@ -171,6 +179,7 @@ class Driver:
                     gateway=self.peer,
                     router=self.peer.inbox,
                     num_emitted=0,
+                    reserve=len(ids) + ending.max_tokens,
                     sampling=Sampling(temperature=0.0),
                     ending=ending,
                     predicted=0.0,
@@ -281,7 +290,10 @@ def test_a_request_that_ends_with_token_0_is_not_decoded(
             assert driver.ids("a") == greedy(ids, 1)
             assert driver.tokens["a"][0].finish == "length"
             ends = [note for note in driver.notes if isinstance(note, EndOfRequest)]
-            assert ends == [EndOfRequest("a", 1, 1, "length")]
+            assert {end.sender for end in ends} <= {h.peer.inbox for h in driver.hellos.values()}
+            assert {(end.request, end.num_tokens, end.reason) for end in ends} == {
+                ("a", 1, "length")
+            }
 
     asyncio.run(scenario())
 
@@ -309,8 +321,31 @@ def test_a_prompt_without_room_fails_and_the_next_request_is_served(
             driver.submit("b", prompt(20), plan((20, 1)), Ending(max_tokens=4))
             await driver.until(lambda: driver.is_finished("b"))
             assert driver.ids("b") == greedy(prompt(20), 4)
-            [failed] = [note for note in driver.notes if isinstance(note, Failed)]
-            assert (failed.request, failed.retryable) == ("a", True)
+            failures = [note for note in driver.notes if isinstance(note, Failed)]
+            assert {(one.request, one.retryable) for one in failures} == {("a", True)}
             assert driver.noted(Released, "a") == 1
+
+    asyncio.run(scenario())
+
+
+def test_a_cancelled_request_is_left_in_the_middle_of_a_chunk_by_its_whole_group(
+    path: str, greedy: Callable[[np.ndarray, int], list[int]]
+) -> None:
+    async def scenario() -> None:
+        async with running(path) as driver:
+            with failpoints.hooked("chunk.layer", partial(time.sleep, 0.2)):
+                driver.submit("a", prompt(400), plan((400, 2)), Ending(max_tokens=4))
+                await driver.until(lambda: sum(isinstance(n, Ready) for n in driver.notes) == 2)
+                driver.mesh.send(driver.hellos["prefill-0"].peer.inbox, Cancel("a", 1))
+                await driver.until(lambda: driver.noted(Released, "a") == 2)
+            assert driver.noted(ChunkDone, "a") == 0
+            failures = [note for note in driver.notes if isinstance(note, Failed)]
+            assert {(one.what, one.why, one.retryable) for one in failures} == {
+                ("prefill of chunk 0 at prefill-1", "rank 0 has left the group", True)
+            }
+            driver.submit("b", prompt(20), plan((20, 2)), Ending(max_tokens=4))
+            await driver.until(lambda: driver.is_finished("b"))
+            assert driver.ids("b") == greedy(prompt(20), 4)
+            await driver.until(driver.is_at_rest)
 
     asyncio.run(scenario())

@@ -77,15 +77,14 @@ class Mesh:
         return [(to, message) for to, message, _ in self.sent if isinstance(message, kind)]
 
     def submit(self, name="r", length=1000, attempt=1, **changes):
+        fields = {"reply": GATEWAY, "ending": Ending(max_tokens=10)} | changes
         submit = Submit(
             request=name,
             attempt=attempt,
-            reply=GATEWAY,
             num_tokens=length,
             num_emitted=0,
             sampling=Sampling(),
-            ending=Ending(max_tokens=10),
-            **changes,
+            **fields,
         )
         self.give(submit, array("i", range(length)).tobytes())
         return submit

@@ -1,0 +1,54 @@
+"""Transfers of requests on their way in, until a request has all of its KV.
+
+A pure object of the event loop.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from common.messages import DecodeJob, KvCommit
+from common.pages import Owner, num_slots
+from services.decode_worker.request import Failure, Request
+from services.decode_worker.slots import Slots
+
+
+@dataclass
+class _Arrival:
+    committed: set[tuple[int, int]] = field(default_factory=set)
+    job: DecodeJob | None = None
+
+
+class Arrivals:
+    """Attempts of which at least one transfer is committed, and not yet all."""
+
+    def __init__(self, slots: Slots) -> None:
+        self._slots = slots
+        self._arrivals: dict[Owner, _Arrival] = {}
+
+    def __contains__(self, owner: Owner) -> bool:
+        return owner in self._arrivals
+
+    def __iter__(self) -> Iterator[Owner]:
+        return iter(self._arrivals)
+
+    def end(self, owner: Owner) -> None:
+        """Forget an attempt."""
+        self._arrivals.pop(owner, None)
+
+    def commit(self, message: KvCommit) -> Request | Failure | None:
+        """One transfer is in its slots; the request, when that was the last. Idempotent."""
+        owner = Owner(message.request, message.attempt)
+        arrival = self._arrivals.setdefault(owner, _Arrival())
+        arrival.job = arrival.job or message.job
+        missing = message.num_layers - self._slots.num_layers(message)
+        if missing:
+            return Failure(owner, f"{missing} layers of a transfer never arrived")
+        arrival.committed.add((message.chunk, message.rank))
+        if arrival.job is None or len(arrival.committed) < message.num_transfers:
+            return None
+        spans = self._slots.spans(owner)
+        if not spans or num_slots(spans) < message.prompt_length:
+            return Failure(owner, "KV of a part of the prompt never arrived")
+        del self._arrivals[owner]
+        first = arrival.job.first
+        return Request(owner, arrival.job, message.prompt_length, spans, [first], last=first.id)
