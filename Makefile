@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # torch, which saves several GB of CUDA libraries.
 TORCH := $(shell grep '^torch==' constraints.txt)
 
-.PHONY: serve test check bench test-wheel venv clean
+.PHONY: serve test test-faults soak check bench test-wheel venv clean
 
 ## serve: the whole mesh on this machine, at http://127.0.0.1:8000
 serve: $(STAMP)
@@ -19,6 +19,16 @@ serve: $(STAMP)
 ## test: the suite that CI runs
 test: $(STAMP)
 	@$(BIN)/python -m pytest $(ARGS)
+
+## test-faults: break real meshes in every phase; ROWS=F2,F9 REPEATS=3 SEED=7
+test-faults: $(STAMP)
+	@$(BIN)/python -m tests.faults.suite --rows "$(ROWS)" --repeats $(or $(REPEATS),1) \
+	  --seed $(or $(SEED),1)
+
+## soak: load and random faults for MINUTES=20 at LOAD=0.6 of the measured capacity
+soak: $(STAMP)
+	@$(BIN)/python -m tests.faults.soak --minutes $(or $(MINUTES),20) --load $(or $(LOAD),0.6) \
+	  --seed $(or $(SEED),1)
 
 ## check: format, lint, types, layering
 check: $(STAMP)
