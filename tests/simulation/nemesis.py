@@ -37,7 +37,7 @@ def draw(rng: random.Random, names: Sequence[str], horizon: float) -> list[Fault
     victims = [name for name in names if rng.random() < 0.6] or [rng.choice(names)]
     faults = [
         _draw(rng, rng.choice(kinds), victims, names, horizon)
-        for _ in range(rng.randint(1, max(1, int(horizon / 5))))
+        for _ in range(rng.randint(1, max(2, int(horizon / rng.choice((10, 4, 2))))))
     ]
     return sorted(faults, key=lambda fault: fault.time)
 
