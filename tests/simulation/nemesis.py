@@ -37,7 +37,7 @@ def draw(rng: random.Random, names: Sequence[str], horizon: float) -> list[Fault
     victims = [name for name in names if rng.random() < 0.6] or [rng.choice(names)]
     faults = [
         _draw(rng, rng.choice(kinds), victims, names, horizon)
-        for _ in range(rng.randint(1, max(2, int(horizon / rng.choice((10, 4, 2))))))
+        for _ in range(rng.randint(2, max(3, int(horizon / rng.choice((6, 3, 1.5))))))
     ]
     return sorted(faults, key=lambda fault: fault.time)
 
@@ -99,6 +99,7 @@ class Nemesis:
         for host in self._world.hosts.values():
             host.thaw()
             self._start(host)
+        self._world.healed = self._clock.now()
 
     async def _strike(self, fault: Fault) -> None:
         await self._clock.sleep(fault.time)

@@ -11,11 +11,13 @@ from pathlib import Path
 
 from common.clock import LoopClock
 from common.config import DecodeConfig, GatewayConfig, MeshConfig, PrefillConfig, RouterConfig
+from common.emulated_model import StepCost
 from common.messages import KvLayout
 from tests.simulation.cluster import Cluster
 from tests.simulation.history import ANSWERED, Over
 from tests.simulation.nemesis import Fault, Nemesis, draw
 from tests.simulation.questions import Question
+from tests.simulation.refusals import suspicious
 from tests.simulation.rest import Baseline
 from tests.simulation.virtual_loop import Deadlock, run
 from tests.simulation.world import World
@@ -157,19 +159,16 @@ def _report(world: World, result: Result) -> None:
     result.num_attempts = world.num_retries
     result.virtual = LoopClock().now()
     result.trace = world.history.trace
+    result.violations += suspicious(world)
     for event in world.history.events:
         if isinstance(event.message, Over):
             result.outcomes[event.message.outcome] += 1
-            # What failed for good may only have failed for want of something.
-            if event.message.outcome in ("refused 400", "refused 500"):
-                what = f"{event.message.request} was {event.message.outcome}"
-                result.violations.append(f"{event.time:.6f} {what}")
 
 
 def _questions(rng: random.Random, cluster: Cluster, horizon: float) -> list[Question]:
     largest = min(cluster.prefill_tokens, cluster.decode_tokens) // 2
     questions, now, number = [], 0.0, 0
-    rate = rng.choice((0.2, 0.5, 1.0))
+    rate = rng.choice((0.3, 1.0, 2.0))
     while (now := now + rng.expovariate(rate)) < horizon:
         length = rng.randint(1, rng.choice((200, largest // 4, largest)))
         tokens = rng.choice((1, 2, rng.randint(3, 40), rng.randint(40, 300)))
@@ -195,6 +194,7 @@ def _cluster(rng: random.Random, seed: int) -> Cluster:
         decode_tokens=decode_tokens,
         backends=rng.choice((1, 2, 3, 8)),
         layout=SMALL,
+        step=StepCost(rng.choice((0.008, 0.03, 0.1)), request=1e-4, token=6.5e-8),
         error=rng.choice((0.0, 0.2)),
         capacity=_pick(rng, (64, 4096)),
         mesh=MeshConfig(
@@ -207,7 +207,7 @@ def _cluster(rng: random.Random, seed: int) -> Cluster:
             inbox=_pick(rng, (16, 128, 4096)),
         ),
         gateway=GatewayConfig(
-            request_timeout=rng.choice((30.0, 120.0)),
+            request_timeout=rng.choice((60.0, 300.0)),
             stall_timeout=rng.choice((3.0, 10.0, 30.0)),
             max_attempts=8,
         ),
@@ -224,7 +224,7 @@ def _cluster(rng: random.Random, seed: int) -> Cluster:
             transfer_timeout=rng.choice((2.0, 10.0)),
             window=rng.choice((1, 4)),
         ),
-        decode=DecodeConfig(max_batch=rng.choice((2, 64)), grow_tokens=rng.choice((16, 256))),
+        decode=DecodeConfig(max_batch=rng.choice((4, 64)), grow_tokens=rng.choice((16, 256))),
         seed=seed,
     )
 
