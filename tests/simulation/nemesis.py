@@ -39,6 +39,9 @@ def draw(rng: random.Random, names: Sequence[str], horizon: float) -> list[Fault
         _draw(rng, rng.choice(kinds), victims, names, horizon)
         for _ in range(rng.randint(2, max(3, int(horizon / rng.choice((6, 3, 1.5))))))
     ]
+    if rng.random() < 0.4:
+        noise, link_noise = _noise(rng), _link_noise(rng)
+        faults.append(Fault("noise", 0.0, horizon, noise=noise, link_noise=link_noise))
     return sorted(faults, key=lambda fault: fault.time)
 
 

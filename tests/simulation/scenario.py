@@ -183,14 +183,14 @@ def _questions(rng: random.Random, cluster: Cluster, horizon: float) -> list[Que
 
 def _cluster(rng: random.Random, seed: int) -> Cluster:
     heartbeat = rng.choice((0.1, 0.25, 0.5))
-    decode_tokens = rng.choice((6_000, 12_000, 100_000))
+    decode_tokens = rng.choice((6_000, 40_000, 100_000))
     return Cluster(
-        num_prefill=rng.randint(1, 4),
+        num_prefill=rng.randint(1, 5),
         num_nodes=rng.randint(1, 2),
         num_decode=rng.randint(1, 3),
         num_brokers=rng.randint(1, 2),
         num_gateways=rng.randint(1, 2),
-        prefill_tokens=rng.choice((6_000, 20_000, 100_000)),
+        prefill_tokens=rng.choice((6_000, 40_000, 100_000)),
         decode_tokens=decode_tokens,
         backends=rng.choice((1, 2, 3, 8)),
         layout=SMALL,
