@@ -12,7 +12,7 @@ from tests.simulation.nemesis import KINDS
 from tests.simulation.run import main
 from tests.simulation.scenario import Result, play, scenario
 
-SEEDS = range(12)
+SEEDS = range(10)
 TRACE = """
 import json, sys, tempfile
 from pathlib import Path
