@@ -134,7 +134,8 @@ def _progress(result: Result) -> str:
 
 def _reason(error: BaseException) -> str:
     text = " ".join(f"{type(error).__name__}: {error}".split())
-    return re.sub(r"^AssertionError: ", "", text)[:1000] or "an assertion"
+    text = re.sub(r"^AssertionError: ", "", text)
+    return text if len(text) < 1000 else f"{text[:200]} ... {text[-800:]}"
 
 
 def _keep(own: Arena, mark: int, name: str, trace: str) -> None:
