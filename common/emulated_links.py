@@ -7,8 +7,9 @@ has bound loses them. Everything is one event loop's, so it goes no further than
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import Context, copy_context
 
 from common.messages import Endpoint, LinkMessage
 
@@ -16,8 +17,13 @@ _TICK = 1e-9
 """Seconds between two messages of one source, at least: timers that tie have no order."""
 
 
-def _never(message: LinkMessage) -> bool:
-    return False
+Receive = Callable[[LinkMessage], None]
+Fate = Callable[[Endpoint, Endpoint, LinkMessage], Sequence[float]]
+"""Seconds of delay for each copy of a message that arrives: none when it gets lost."""
+
+
+def _once(source: Endpoint, destination: Endpoint, message: LinkMessage) -> Sequence[float]:
+    return (0.0,)
 
 
 class EmulatedLinks:
@@ -26,30 +32,30 @@ class EmulatedLinks:
     Args:
         bandwidth: bytes per second of every source.
         latency: seconds on the way, after the last byte has left.
-        loses: whether a message gets lost; asked once for each.
+        fate: asked once for each message, when its last byte has left.
     """
 
-    def __init__(
-        self,
-        bandwidth: float,
-        latency: float = 1e-5,
-        loses: Callable[[LinkMessage], bool] = _never,
-    ) -> None:
+    def __init__(self, bandwidth: float, latency: float = 1e-5, fate: Fate = _once) -> None:
         self.num_lost = 0
         self._bandwidth = bandwidth
         self._latency = latency
-        self._loses = loses
-        self._bound: dict[Endpoint, Callable[[LinkMessage], None]] = {}
+        self._fate = fate
+        self._bound: dict[Endpoint, tuple[Receive, Context]] = {}
         self._free_at: defaultdict[Endpoint, float] = defaultdict(float)
+        # What has left its source is nobody's any more.
+        self._context = copy_context()
+
+    @property
+    def endpoints(self) -> frozenset[Endpoint]:
+        """All that are bound."""
+        return frozenset(self._bound)
 
     @contextmanager
-    def bound(
-        self, endpoint: Endpoint, receive: Callable[[LinkMessage], None]
-    ) -> Iterator[Endpoint]:
+    def bound(self, endpoint: Endpoint, receive: Receive) -> Iterator[Endpoint]:
         """Hand what comes to an endpoint to `receive`, as long as the context lasts."""
         if endpoint in self._bound:
             raise ValueError(f"{endpoint} is bound already")
-        self._bound[endpoint] = receive
+        self._bound[endpoint] = receive, copy_context()
         try:
             yield endpoint
         finally:
@@ -63,11 +69,21 @@ class EmulatedLinks:
         loop = asyncio.get_running_loop()
         begin = max(loop.time(), self._free_at[source])
         self._free_at[source] = begin + max(num_bytes / self._bandwidth, _TICK)
-        loop.call_at(self._free_at[source] + self._latency, self._arrive, destination, message)
+        loop.call_at(self._free_at[source], self._leave, source, destination, message)
+
+    def _leave(self, source: Endpoint, destination: Endpoint, message: LinkMessage) -> None:
+        delays = self._fate(source, destination, message)
+        if not delays:
+            self.num_lost += 1
+        loop = asyncio.get_running_loop()
+        for delay in delays:
+            when = loop.time() + self._latency + delay
+            loop.call_at(when, self._arrive, destination, message, context=self._context)
 
     def _arrive(self, destination: Endpoint, message: LinkMessage) -> None:
-        receive = self._bound.get(destination)
-        if receive is None or self._loses(message):
+        if destination not in self._bound:
             self.num_lost += 1
-        else:
-            receive(message)
+            return
+        receive, context = self._bound[destination]
+        # As the receiver's own work, which stands still when its owner does.
+        asyncio.get_running_loop().call_soon(receive, message, context=context)

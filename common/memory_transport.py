@@ -9,21 +9,26 @@ import hashlib
 import random
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from contextvars import copy_context
 from dataclasses import dataclass
 
 from common.wire import Frame
 
 CAPACITY = 4096
-"""Messages that an inbox holds; what arrives beyond is dropped."""
+"""Messages that an inbox holds, unless told otherwise."""
 
 
 def _any(frames: Sequence[Frame]) -> bool:
     return True
 
 
+def _always(source: str, destination: str) -> bool:
+    return True
+
+
 @dataclass(frozen=True)
 class Faults:
-    """What the network does to each message; the order from one endpoint to another stays."""
+    """What the network does to each message; by itself it keeps the order of one sender."""
 
     min_delay: float = 0.0002
     max_delay: float = 0.002
@@ -31,23 +36,45 @@ class Faults:
     """Probability that a message does not arrive."""
     duplication: float = 0.0
     """Probability that a message arrives twice."""
+    reordering: float = 0.0
+    """Probability that a message may pass those sent before it, as after a reconnect."""
     may_lose: Callable[[Sequence[Frame]], bool] = _any
     """Whether a message that is to be lost may be."""
 
 
 class MemoryNetwork:
-    """Endpoints that reach one another as long as they are bound and not cut off."""
+    """Endpoints that reach one another as long as they are bound and not cut off.
 
-    def __init__(self, rng: random.Random, faults: Faults | None = None) -> None:
+    Args:
+        capacity: messages that an inbox holds; what arrives beyond is dropped.
+        reaches: whether anything gets from one endpoint to another now; asked when a message
+            leaves and again when it arrives.
+    """
+
+    def __init__(
+        self,
+        rng: random.Random,
+        faults: Faults | None = None,
+        capacity: int = CAPACITY,
+        reaches: Callable[[str, str], bool] = _always,
+    ) -> None:
         self.faults = faults or Faults()
         """May be replaced at any time."""
         self.num_lost = 0
         self._rng = rng
+        self._capacity = capacity
+        self._reaches = reaches
+        # What is under way is nobody's any more, whoever sent it.
+        self._context = copy_context()
         self._inboxes: dict[str, asyncio.Queue[Sequence[Frame]]] = {}
         self._bound: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self._arrivals: dict[tuple[str, str], float] = {}
-        self._cuts: set[tuple[str, str]] = set()
         self._trace = hashlib.sha256()
+
+    @property
+    def endpoints(self) -> frozenset[str]:
+        """All that are bound."""
+        return frozenset(self._inboxes)
 
     @property
     def trace(self) -> str:
@@ -58,7 +85,7 @@ class MemoryNetwork:
         """An inbox at an endpoint that nobody has bound, or whose last owner has closed."""
         if endpoint in self._inboxes:
             raise ValueError(f"{endpoint} is bound already")
-        self._inboxes[endpoint] = asyncio.Queue(CAPACITY)
+        self._inboxes[endpoint] = asyncio.Queue(self._capacity)
         self._bound[endpoint].set()
         return MemoryTransport(self, endpoint)
 
@@ -67,32 +94,28 @@ class MemoryNetwork:
         if self._inboxes.pop(endpoint, None) is not None:
             self._bound[endpoint].clear()
 
-    def cut(self, source: str, destination: str) -> None:
-        """Lose everything from one endpoint to another, one way, from now on."""
-        self._cuts.add((source, destination))
-
-    def heal(self, source: str, destination: str) -> None:
-        """Undo a cut."""
-        self._cuts.discard((source, destination))
-
     def send(self, source: str, destination: str, frames: Sequence[Frame]) -> bool:
         """Put a message under way; False when nobody has bound its destination."""
         if destination not in self._inboxes:
             return False
         faults = self.faults
         is_lost = self._rng.random() < faults.loss and faults.may_lose(frames)
-        if is_lost or (source, destination) in self._cuts:
+        if is_lost or not self._reaches(source, destination):
             self.num_lost += 1
             return True
-        loop = asyncio.get_running_loop()
         for _ in range(2 if self._rng.random() < faults.duplication else 1):
-            delay = self._rng.uniform(faults.min_delay, faults.max_delay)
-            # After the message sent earlier, and not with it, for timers that tie have no order.
-            earlier = self._arrivals.get((source, destination), 0.0)
-            when = max(loop.time() + delay, earlier + 1e-9)
-            self._arrivals[source, destination] = when
-            loop.call_at(when, self._arrive, source, destination, tuple(map(bytes, frames)))
+            self._launch(source, destination, tuple(map(bytes, frames)))
         return True
+
+    def _launch(self, source: str, destination: str, frames: tuple[bytes, ...]) -> None:
+        loop, faults = asyncio.get_running_loop(), self.faults
+        when = loop.time() + self._rng.uniform(faults.min_delay, faults.max_delay)
+        earlier = self._arrivals.get((source, destination), 0.0)
+        if not faults.reordering or self._rng.random() >= faults.reordering:
+            # After the message sent earlier, and not with it, for timers that tie have no order.
+            when = max(when, earlier + 1e-9)
+        self._arrivals[source, destination] = max(when, earlier)
+        loop.call_at(when, self._arrive, source, destination, frames, context=self._context)
 
     async def bound(self, endpoint: str) -> None:
         """Wait until somebody listens at an endpoint."""
@@ -104,7 +127,7 @@ class MemoryNetwork:
 
     def _arrive(self, source: str, destination: str, frames: tuple[bytes, ...]) -> None:
         inbox = self._inboxes.get(destination)
-        if inbox is None or inbox.full():
+        if inbox is None or inbox.full() or not self._reaches(source, destination):
             self.num_lost += 1
             return
         now = asyncio.get_running_loop().time()
@@ -116,36 +139,41 @@ class MemoryNetwork:
 
 
 class MemoryTransport:
-    """One endpoint's side of the network."""
+    """One endpoint's side of the network; once closed, nothing leaves it any more."""
 
     def __init__(self, network: MemoryNetwork, endpoint: str) -> None:
         self.endpoint = endpoint
+        self.is_closed = False
         self._network = network
 
     def connect(self, endpoint: str) -> "MemorySender":
         """A way to any endpoint."""
-        return MemorySender(self._network, self.endpoint, endpoint)
+        return MemorySender(self._network, self, endpoint)
 
     async def receive(self) -> Sequence[Frame]:
         """The next message's frames."""
         return await self._network.arrival(self.endpoint)
 
     def close(self) -> None:
-        """Give the endpoint back."""
-        self._network.unbind(self.endpoint)
+        """Give the endpoint back; idempotent, for it may be another's by now."""
+        if not self.is_closed:
+            self.is_closed = True
+            self._network.unbind(self.endpoint)
 
 
 class MemorySender:
     """The way from one endpoint to another."""
 
-    def __init__(self, network: MemoryNetwork, source: str, destination: str) -> None:
+    def __init__(self, network: MemoryNetwork, source: MemoryTransport, destination: str) -> None:
         self._network = network
         self._source = source
         self._destination = destination
 
     def send(self, frames: Sequence[Frame]) -> bool:
         """False while nobody listens."""
-        return self._network.send(self._source, self._destination, frames)
+        if self._source.is_closed:
+            return True
+        return self._network.send(self._source.endpoint, self._destination, frames)
 
     async def writable(self) -> None:
         """Until somebody listens."""

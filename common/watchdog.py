@@ -30,13 +30,13 @@ class Pulse:
         self._is_answered = True
 
     def tick(self) -> bool:
-        """Let one tick pass; True when the loop has been silent for too many."""
+        """Let one tick pass; True whenever the loop has been silent for too many more."""
         if self._is_answered:
             self._is_answered, self._missed = False, 0
             self._ask()
             return False
         self._missed += 1
-        return self._missed >= self._limit
+        return self._missed % self._limit == 0
 
 
 @contextmanager
@@ -47,7 +47,7 @@ def watched(
 
     Args:
         loop: that may not hang.
-        end: has to end the process, in the watching thread.
+        end: ends the process, in the watching thread, or lets the loop hang on.
         tick: seconds.
     """
     over, looped = threading.Event(), threading.get_ident()
@@ -73,7 +73,6 @@ def _watch(
     while not over.wait(tick):
         if pulse.tick():
             end()
-            return
 
 
 def _ask(loop: asyncio.AbstractEventLoop, pulse: Pulse) -> None:

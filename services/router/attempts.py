@@ -6,7 +6,6 @@ remembered, to be said again to whoever has not heard of it.
 
 from msgspec import structs
 
-from common.config import RouterConfig
 from common.errors import RequestFailed
 from common.failpoints import hit
 from common.messages import Cancel, EndOfRequest, Endpoint, Failed, Peer, Rejected, Submit
@@ -24,9 +23,7 @@ RETRY_AFTER = 2.0
 class Attempts:
     """All attempts of all requests, as far as gateways and members hear of them."""
 
-    def __init__(self, config: RouterConfig, books: Books, planning: Planning, send: Send) -> None:
-        self._patience = config.no_decode_timeout
-        """Seconds in which a lost member may come back."""
+    def __init__(self, books: Books, planning: Planning, send: Send) -> None:
         self._books = books
         self._planning = planning
         self._send = send
@@ -158,8 +155,8 @@ class Attempts:
         if requests.full(retry=is_retry):
             reason = f"{requests.num_waiting} requests are waiting; raise router.max_queue"
             return Rejected(*request.owner, 503, reason, RETRY_AFTER)
-        # What was once accepted, or needs members that may come back, may also wait for them.
-        if is_retry or not self._books.registry.complete(now, self._patience):
+        # What was once accepted, or needs members that may come, may also wait for them.
+        if is_retry or self._books.registry.is_growing(now):
             return None
         why = self._planning.impossible(request)
         return None if why is None else Rejected(*request.owner, 400, why[:2048])

@@ -1,6 +1,6 @@
 """All books of the router, and what joining and leaving mean for them."""
 
-from common.config import MeshConfig
+from common.config import Config
 from services.router.dispatch import Dispatch
 from services.router.memory import Memory
 from services.router.placement import Placement
@@ -16,14 +16,16 @@ GRACE = 4
 class Books:
     """Members, time, memory, decode slots, turns, requests and disagreements."""
 
-    def __init__(self, epoch: int, max_queue: int, mesh: MeshConfig) -> None:
-        self.registry = Registry()
+    def __init__(self, epoch: int, config: Config) -> None:
+        mesh, router = config.mesh, config.router
+        grace = GRACE * mesh.heartbeat
+        self.registry = Registry(grace, router.no_decode_timeout)
         self.pool = Pool()
         self.memory = Memory()
         self.placement = Placement()
         self.dispatch = Dispatch(epoch, mesh.resend)
-        self.requests = Requests(max_queue)
-        self.sightings = Sightings(GRACE * mesh.heartbeat)
+        self.requests = Requests(router.max_queue)
+        self.sightings = Sightings(grace)
 
     def join(self, member: Registered) -> None:
         """Open the books of a new member."""

@@ -82,13 +82,13 @@ class Membership:
         )
         self._send(member.inbox, welcome)
 
-    def leave(self, leave: Leave) -> bool:
+    def leave(self, leave: Leave, now: float) -> bool:
         """Plan nothing more for a member that wants to go; False for a stranger."""
         registry = self._books.registry
         member = registry.find(leave.name, leave.incarnation)
         if member is not None:
             member.asked = True
-            self._set_leaving(member)
+            self._set_leaving(member, now)
             if member.role == "kv-transfer":
                 self.part(member)
             return True
@@ -100,7 +100,7 @@ class Membership:
         self._send(removed.inbox, answer)
         return True
 
-    def drain(self, drain: Drain) -> None:
+    def drain(self, drain: Drain, now: float) -> None:
         """An operator wants a member to go for good."""
         refusal = None
         member = self._books.registry.find(drain.name)
@@ -110,7 +110,7 @@ class Membership:
             refusal = f"no member is named {drain.name}"
         else:
             member.ordered = True
-            self._set_leaving(member)
+            self._set_leaving(member, now)
             self.welcome(member)
         self._send(drain.reply, Draining(drain.query, refusal))
 
@@ -137,7 +137,7 @@ class Membership:
         peer = member.hello.peer
         needing = self._books.requests.needing(peer)
         self._remove(member, departed=False)
-        self._books.registry.miss(name, now)
+        self._books.registry.miss(member, now)
         self._assign_brokers()
         for request in needing:
             failed = Failed(*request.owner, f"{name} is lost", why, retryable=True)
@@ -172,10 +172,14 @@ class Membership:
         self._books.registry.remove(member.name, departed=departed)
         self._books.leave(member.name)
 
-    def _set_leaving(self, member: Registered) -> None:
-        if not member.leaving:
-            member.leaving = True
-            self._assign_brokers()
+    def _set_leaving(self, member: Registered, now: float) -> None:
+        if member.leaving:
+            return
+        self._books.registry.retire(member)
+        if not member.ordered:
+            # Told to stop from outside, as before a restart.
+            self._books.registry.miss(member, now)
+        self._assign_brokers()
 
     def _assign_brokers(self) -> set[str]:
         """Give decode instances their brokers; the names of all who had to be told."""

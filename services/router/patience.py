@@ -1,8 +1,8 @@
 """What waiting requests cannot go on waiting for."""
 
-from common.config import Config
+from common.config import RouterConfig
 from services.router.attempts import Attempts
-from services.router.books import GRACE, Books
+from services.router.books import Books
 from services.router.planning import Planning
 
 
@@ -10,10 +10,9 @@ class Patience:
     """Rejects what cannot start in the mesh of now, and what found no decode in its time."""
 
     def __init__(
-        self, config: Config, books: Books, planning: Planning, attempts: Attempts
+        self, config: RouterConfig, books: Books, planning: Planning, attempts: Attempts
     ) -> None:
-        self._timeout = config.router.no_decode_timeout
-        self._grace = GRACE * config.mesh.heartbeat
+        self._timeout = config.no_decode_timeout
         self._books = books
         self._planning = planning
         self._attempts = attempts
@@ -39,8 +38,7 @@ class Patience:
                 self._attempts.reject(request, 503, "there is no decode instance", now)
 
     def _end_impossible(self, now: float) -> None:
-        """A mesh that still grows, or misses members that may come back, proves nothing."""
-        registry = self._books.registry
-        if registry.settled(now, self._grace) and registry.complete(now, self._timeout):
+        """Reject what cannot start in the mesh of now, which is all there will be."""
+        if not self._books.registry.is_growing(now):
             for request, why in self._planning.stuck():
                 self._attempts.reject(request, 400, why, now)

@@ -68,9 +68,9 @@ class Placement:
         ]
         return max(fitting, key=self.freeness, default=None)
 
-    def largest(self) -> int:
-        """Slots of the largest instance; 0 without any."""
-        return max((instance.total for instance in self._instances.values()), default=0)
+    def largest(self, usable: set[str]) -> int:
+        """Slots of the largest instance among those; 0 without any."""
+        return max((self._instances[name].total for name in usable), default=0)
 
     def book(self, owner: Owner, name: str, slots: int) -> None:
         """Promise slots to an attempt from its planning on."""

@@ -6,7 +6,7 @@ from common.config import RouterConfig
 from common.errors import RequestFailed
 from common.failpoints import hit
 from common.latency import LatencyModel
-from common.messages import Hello, Member, Peer, RunChunk, Target
+from common.messages import Hello, Member, Peer, Role, RunChunk, Target
 from services.router.admission import Admission
 from services.router.books import Books
 from services.router.forced import parse
@@ -75,11 +75,14 @@ class Planning:
 
     def _judge(self, request: Request) -> str | None:
         books, submit = self._books, request.submit
+        prefill = self._serving("prefill-worker")
+        totals = {name: total for name, total in books.memory.totals().items() if name in prefill}
         try:
-            self._admission.check(submit.num_tokens, books.memory.totals(), submit.forced_plan)
+            self._admission.check(submit.num_tokens, totals, submit.forced_plan)
         except RequestFailed as error:
             return str(error)
-        max_tokens, largest = submit.ending.max_tokens, books.placement.largest()
+        max_tokens = submit.ending.max_tokens
+        largest = books.placement.largest(self._serving("decode-worker"))
         need = decode_slots(submit.num_tokens, max_tokens, max_tokens)
         if largest and need > largest:
             return (
@@ -97,6 +100,9 @@ class Planning:
         self._commit(request, plan, decode, now)
         return True
 
+    def _serving(self, role: Role) -> set[str]:
+        return {member.name for member in self._books.registry.serving(role)}
+
     def _place(self, request: Request) -> Registered | None:
         books = self._books
         serving = books.registry.serving("decode-worker")
@@ -106,7 +112,7 @@ class Planning:
 
     def _plan(self, request: Request, now: float) -> Plan | None:
         books, submit = self._books, request.submit
-        serving = frozenset(member.name for member in books.registry.serving("prefill-worker"))
+        serving = frozenset(self._serving("prefill-worker"))
         view, free = books.pool.view(now).only(serving), books.memory.free()
         if submit.forced_plan is not None:
             return self._admission.forced(submit.forced_plan, submit.num_tokens, view, free)

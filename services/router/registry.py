@@ -4,6 +4,7 @@ Pure. A member is one life (incarnation) of a name; once removed, by death, depa
 life, it can never come back. Whoever removes a member also settles the books that name it.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -72,15 +73,22 @@ class Removed:
 
 
 class Registry:
-    """All members of the mesh but the router."""
+    """All members of the mesh but the router.
 
-    def __init__(self) -> None:
+    Args:
+        grace: seconds after a member's joining in which more of them may follow.
+        patience: seconds in which a member that is gone may come back.
+    """
+
+    def __init__(self, grace: float = 0.0, patience: float = 0.0) -> None:
+        self._grace = grace
+        self._patience = patience
         self._members: dict[str, Registered] = {}
         self._removed: dict[tuple[str, int], Removed] = {}
         self._missing: dict[str, float] = {}
-        self._grown = 0.0
+        self._grown = -math.inf
         self.version = 0
-        """Changes with every member that comes or goes."""
+        """Changes with every member that comes, goes or begins to leave."""
 
     @property
     def members(self) -> list[Registered]:
@@ -160,19 +168,22 @@ class Registry:
             self.version += 1
         return member
 
-    def miss(self, name: str, now: float) -> None:
-        """A lost member may come back under its name."""
-        self._missing[name] = now
-        if len(self._missing) > MAX_MEMBERS:
-            del self._missing[next(iter(self._missing))]
+    def retire(self, member: Registered) -> None:
+        """A member begins to leave."""
+        member.leaving = True
+        self.version += 1
 
-    def complete(self, now: float, patience: float) -> bool:
-        """Whether nobody is missing who could still come back; patience in seconds."""
-        return all(now - lost >= patience for lost in self._missing.values())
+    def miss(self, member: Registered, now: float) -> None:
+        """A worker is lost or leaves, and may come back under its name."""
+        if member.role in ("prefill-worker", "decode-worker"):
+            self._missing[member.name] = now
+            if len(self._missing) > MAX_MEMBERS:
+                del self._missing[next(iter(self._missing))]
 
-    def settled(self, now: float, grace: float) -> bool:
-        """Whether the last member came at least so long ago; seconds."""
-        return now - self._grown >= grace
+    def is_growing(self, now: float) -> bool:
+        """Whether members may still come: some just have, or others are expected back."""
+        is_complete = all(now - since >= self._patience for since in self._missing.values())
+        return now - self._grown < self._grace or not is_complete
 
     def beat(self, heartbeat: Heartbeat, now: float) -> Registered | None:
         """Note a member's facts; None when this life of it is unknown."""

@@ -54,15 +54,15 @@ class Router:
         send: Send,
         planned: Callable[[Request], None] = lambda request: None,
     ) -> None:
-        books = Books(peer.incarnation, config.router.max_queue, config.mesh)
+        books = Books(peer.incarnation, config)
         self.books = books
         self.num_ignored = 0
         """Messages that nobody here was meant to get, or from members of another life."""
         self._planning = Planning(config.router, books, peer, send)
-        self._attempts = Attempts(config.router, books, self._planning, send)
+        self._attempts = Attempts(books, self._planning, send)
         self._members = Membership(config.mesh, peer, books, self._attempts, send)
         self._levelling = Levelling(peer.incarnation, books, self._attempts)
-        self._patience = Patience(config, books, self._planning, self._attempts)
+        self._patience = Patience(config.router, books, self._planning, self._attempts)
         self._reports = Reports(books)
         self._config = config
         self._epoch = peer.incarnation
@@ -123,9 +123,9 @@ class Router:
             case Heartbeat():
                 return self._heartbeat(message, now)
             case Leave():
-                return self._members.leave(message)
+                return self._members.leave(message, now)
             case Drain():
-                self._members.drain(message)
+                self._members.drain(message, now)
             case Ask(query=query, what="status"):
                 answer = status(self.books, self._config.router, self._epoch, query, now)
                 self._send(message.reply, answer)

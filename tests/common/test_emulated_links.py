@@ -1,10 +1,11 @@
 import asyncio
+from contextlib import ExitStack
 
 import pytest
 
 from common.emulated_links import EmulatedLinks
 from common.messages import KvAck, LinkMessage
-from tests.simulation.virtual_loop import run
+from tests.simulation.virtual_loop import Life, current_life, run
 
 LATENCY = 0.001
 
@@ -65,7 +66,11 @@ def test_what_nobody_waits_for_is_lost_and_counted():
 
 def test_messages_get_lost_as_told():
     async def main() -> tuple[int, list[int]]:
-        links, inbox = EmulatedLinks(100.0, LATENCY, lambda message: message == ack(2)), Inbox()
+        def fate(source: str, destination: str, message: LinkMessage) -> tuple[float, ...]:
+            assert (source, destination) == ("from", "to")
+            return () if message == ack(2) else (0.0,)
+
+        links, inbox = EmulatedLinks(100.0, LATENCY, fate), Inbox()
         with links.bound("to", inbox.receive):
             for number in (1, 2, 3):
                 links.send("from", "to", ack(number))
@@ -73,6 +78,35 @@ def test_messages_get_lost_as_told():
         return links.num_lost, [number for _, number in inbox.got]
 
     assert run(main()) == (1, [1, 3])
+
+
+def test_a_message_may_come_twice_and_late_behind_one_that_was_sent_after_it():
+    async def main() -> list[tuple[float, int]]:
+        def fate(source: str, destination: str, message: LinkMessage) -> tuple[float, ...]:
+            return (0.5, 2.0) if message == ack(1) else (0.0,)
+
+        links, inbox = EmulatedLinks(100.0, LATENCY, fate), Inbox()
+        with links.bound("to", inbox.receive):
+            links.send("from", "to", ack(1))
+            links.send("from", "to", ack(2))
+            await asyncio.sleep(10.0)
+        return inbox.got
+
+    assert run(main()) == [(0.001, 2), (0.501, 1), (2.001, 1)]
+
+
+def test_what_comes_is_the_work_of_whoever_waits_for_it():
+    async def main() -> list[bool]:
+        sender, receiver, seen = Life("sender"), Life("receiver"), list[Life | None]()
+        links, loop = EmulatedLinks(100.0, LATENCY), asyncio.get_running_loop()
+        with ExitStack() as stack:
+            bound = links.bound("to", lambda message: seen.append(current_life()))
+            receiver.context.run(stack.enter_context, bound)
+            loop.call_soon(links.send, "from", "to", ack(1), context=sender.context)
+            await asyncio.sleep(1.0)
+        return [life is receiver for life in seen]
+
+    assert run(main()) == [True]
 
 
 def test_an_endpoint_has_one_owner_at_a_time():

@@ -3,8 +3,8 @@ import random
 
 import pytest
 
-from common.memory_transport import CAPACITY, Faults, MemoryNetwork
-from tests.simulation.virtual_loop import run
+from common.memory_transport import Faults, MemoryNetwork
+from tests.simulation.virtual_loop import Life, run
 
 
 async def _exchange(seed: int, faults: Faults, count: int = 200) -> tuple[list[int], str, int]:
@@ -51,18 +51,30 @@ def test_same_seed_same_trace_and_another_seed_another_trace():
     assert first[1] != other[1]
 
 
-def test_a_cut_loses_one_direction_until_it_heals():
-    async def main() -> tuple[list[bytes], list[bytes]]:
-        network = MemoryNetwork(random.Random(0))
+def test_a_cut_loses_one_direction_until_it_heals_and_what_is_under_way_too():
+    async def main() -> tuple[list[bytes], list[bytes], int]:
+        cuts = {("a", "b")}
+        network = MemoryNetwork(random.Random(0), reaches=lambda *way: way not in cuts)
         a, b = network.bind("a"), network.bind("b")
-        network.cut("a", "b")
         a.connect("b").send([b"lost"])
         b.connect("a").send([b"back"])
-        network.heal("a", "b")
+        cuts.clear()
+        a.connect("b").send([b"lost on its way"])
+        cuts.add(("a", "b"))
+        back = list(await a.receive())
+        await asyncio.sleep(1.0)
+        cuts.clear()
         a.connect("b").send([b"healed"])
-        return list(await b.receive()), list(await a.receive())
+        return list(await b.receive()), back, network.num_lost
 
-    assert run(main()) == ([b"healed"], [b"back"])
+    assert run(main()) == ([b"healed"], [b"back"], 2)
+
+
+def test_messages_of_one_sender_pass_each_other_only_when_told():
+    got, _, lost = run(_exchange(3, Faults(max_delay=0.01, reordering=0.5)))
+    assert sorted(got) == list(range(200))
+    assert got != sorted(got)
+    assert lost == 0
 
 
 def test_nobody_there_takes_nothing_until_somebody_binds():
@@ -99,12 +111,38 @@ def test_a_closed_inbox_loses_what_is_under_way_and_may_be_bound_again():
 
 def test_an_inbox_that_nobody_reads_stays_bounded():
     async def main() -> int:
-        network = MemoryNetwork(random.Random(0))
+        network = MemoryNetwork(random.Random(0), capacity=20)
         sender = network.bind("a").connect("b")
         network.bind("b")
-        for _ in range(CAPACITY + 10):
+        for _ in range(30):
             sender.send([b""])
         await asyncio.sleep(1.0)
         return network.num_lost
 
     assert run(main()) == 10
+
+
+def test_what_a_frozen_process_has_sent_still_arrives():
+    async def main() -> bytes:
+        life, network = Life("zombie"), MemoryNetwork(random.Random(0))
+        sender, b = network.bind("a").connect("b"), network.bind("b")
+        life.context.run(sender.send, [b"sent"])
+        life.freeze()
+        async with asyncio.timeout(1.0):
+            return bytes((await b.receive())[0])
+
+    assert run(main()) == b"sent"
+
+
+def test_what_has_been_closed_sends_nothing_more():
+    async def main() -> list[bytes]:
+        network = MemoryNetwork(random.Random(0))
+        a, b, c = network.bind("a"), network.bind("b"), network.bind("c")
+        sender = a.connect("b")
+        a.close()
+        assert sender.send([b"after the end"])
+        await asyncio.sleep(1.0)
+        c.connect("b").send([b"alive"])
+        return list(await b.receive())
+
+    assert run(main()) == [b"alive"]

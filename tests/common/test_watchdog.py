@@ -51,6 +51,11 @@ def test_only_silence_over_consecutive_ticks_counts():
     assert asked == [1, 1]
 
 
+def test_a_loop_that_is_let_hang_is_told_again_after_as_many_ticks():
+    pulse = Pulse(lambda: None, limit=2)
+    assert [pulse.tick() for _ in range(6)] == [False, False, True, False, True, False]
+
+
 def test_a_loop_that_hangs_ends_the_process_and_the_place_is_told():
     process = program("hang")
     _, said = process.communicate(timeout=60)

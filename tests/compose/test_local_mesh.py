@@ -5,6 +5,7 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,27 +14,20 @@ import pytest
 from compose.child import Command, Turn
 from compose.console import Console
 from compose.local_mesh import LocalMesh, Waits
+from tests.compose.children import (
+    DEAF,
+    DYING,
+    OBEDIENT,
+    ROOT,
+    SAYS_BYE,
+    CountedProbe,
+    StoppingLog,
+    command,
+    counting,
+)
 
-ROOT = Path(__file__).resolve().parents[2]
 SHORT = Waits(start=20.0, stop=5.0, poll=0.01, repeat=0.01)
 
-OBEDIENT = """
-import sys, threading
-from compose import leash
-leash.hold(None)
-print('up', flush=True)
-threading.Event().wait()
-"""
-DEAF = """
-import signal, time
-signal.signal(signal.SIGTERM, signal.SIG_IGN)
-print('up', flush=True)
-while True: time.sleep(60)
-"""
-DYING = """
-import sys
-sys.exit('the model is not a model')
-"""
 ORPHAN = """
 import asyncio, os, sys, tempfile
 from pathlib import Path
@@ -63,23 +57,6 @@ with tempfile.TemporaryDirectory() as directory:
     Path(directory, 'one.toml').write_text('')
     asyncio.run(main(directory))
 """
-
-
-def command(name: str, code: str) -> Command:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return Command(name, (sys.executable, "-c", code), environment)
-
-
-class CountedProbe:
-    """Ready once every child has said that it is up."""
-
-    def __init__(self, log: io.StringIO, needed: int) -> None:
-        self._log = log
-        self._needed = needed
-
-    async def __call__(self) -> str | None:
-        missing = self._needed - self._log.getvalue().count("| up")
-        return f"waiting for {missing}" if missing > 0 else None
 
 
 def run(codes: dict[str, str], needed: int, waits: Waits = SHORT) -> tuple[int, str]:
@@ -137,6 +114,24 @@ def test_a_child_that_ignores_the_request_to_stop_is_killed() -> None:
     assert "still there after 0 s: deaf" in log
 
 
+def test_a_second_signal_ends_everything_at_once() -> None:
+    log = StoppingLog("stopping; once more to end at once")
+
+    def stop(_: float) -> str:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return "ready"
+
+    async def main() -> int:
+        commands = [command("deaf", DEAF), command("other", DEAF)]
+        waits = Waits(start=20.0, stop=60.0, poll=0.01, repeat=60.0)
+        return await LocalMesh(commands, Console(log), CountedProbe(log, 2), stop, waits).run()
+
+    before = time.monotonic()
+    assert asyncio.run(main()) == 0
+    assert time.monotonic() - before < 30
+    assert "ending at once" in log.getvalue().splitlines()[-1]
+
+
 def test_a_start_that_takes_too_long_ends() -> None:
     waits = Waits(start=0.1, stop=5.0, poll=0.01, repeat=60.0)
     status, log = run({"router": OBEDIENT}, needed=2, waits=waits)
@@ -170,36 +165,6 @@ def test_nothing_is_left_when_the_launcher_itself_is_killed() -> None:
     assert not directory.exists()
 
 
-def files_of(directory: Path, code: str) -> str:
-    """A child that counts its lives in `directory` and then runs `code` with that number."""
-    return f"""
-import os, signal, sys, threading, time
-from pathlib import Path
-from compose import leash
-leash.hold(None)
-life = len(list(Path({str(directory)!r}).iterdir()))
-Path({str(directory)!r}, str(life)).write_text(os.environ.get('TETRIS_FAILPOINTS', ''))
-print('up', life, flush=True)
-def ready():
-    while not os.path.exists({str(directory) + ".ready"!r}): time.sleep(0.01)
-{code}
-threading.Event().wait()
-"""
-
-
-class StoppingLog(io.StringIO):
-    """Asks the launcher to stop as soon as a line with these words is written."""
-
-    def __init__(self, until: str) -> None:
-        super().__init__()
-        self._until = until
-
-    def write(self, text: str) -> int:
-        if self._until in text:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return super().write(text)
-
-
 def keep(directory: Path, code: str, until: str) -> tuple[int, str]:
     """Run one child that is ready in its first life; stop when the log says `until`."""
     directory.mkdir()
@@ -211,7 +176,7 @@ def keep(directory: Path, code: str, until: str) -> tuple[int, str]:
 
     async def main() -> int:
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "TETRIS_FAILPOINTS": "here=kill"}
-        argv = (sys.executable, "-c", files_of(directory, code))
+        argv = (sys.executable, "-c", counting(directory, code))
         one = Command("one", argv, environment)
         mesh = LocalMesh([one], Console(log), CountedProbe(log, 1), ready, SHORT)
         return await mesh.run()
@@ -257,16 +222,6 @@ def test_a_stop_while_a_child_waits_for_its_next_life_does_not_wait(tmp_path: Pa
     status, log = keep(tmp_path / "lives", code, until="again in 0.5 s")
     assert status == 0
     assert log.count("one started (pid ") == 2
-
-
-SAYS_BYE = """
-import signal, sys, threading
-over = threading.Event()
-signal.signal(signal.SIGTERM, lambda *_: over.set())
-print('up', flush=True)
-over.wait()
-print('bye', flush=True)
-"""
 
 
 def test_the_gateway_goes_first_and_the_router_last() -> None:

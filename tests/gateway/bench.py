@@ -19,8 +19,10 @@ from common.mesh import Mesh
 from common.messages import (
     Accepted,
     Alternative,
+    Ask,
     ClusterState,
     ControlMessage,
+    Drain,
     FirstToken,
     GatewayFacts,
     Goodbye,
@@ -55,6 +57,9 @@ class FakeMesh:
         self.tokenizer = tokenizer
         self.submits: list[Submit] = []
         self.arrived = asyncio.Event()
+        self.questions: list[Ask | Drain] = []
+        self.answer: Callable[[Ask | Drain], ControlMessage] | None = None
+        self._beaten = asyncio.Event()
         self.facts = GatewayFacts(0)
         """Of the last heartbeat."""
         self._mesh = mesh
@@ -64,24 +69,44 @@ class FakeMesh:
         while True:
             message, frames = await self._mesh.receive()
             match message:
-                case Hello(peer=peer):
-                    self._mesh.send(peer.inbox, Welcome(5, peer.incarnation))
-                    self._mesh.send(peer.inbox, self.state)
-                    self._gateway = peer.inbox
-                case Heartbeat(facts=GatewayFacts() as facts):
-                    self.facts = facts
-                    self._mesh.send(self._gateway, self.state)
-                case Leave(incarnation=incarnation):
-                    if self.facts.idle:
-                        self._mesh.send(self._gateway, Goodbye(incarnation))
+                case Ask() | Drain():
+                    self._ask(message)
                 case Submit():
                     self.submits.append(message)
                     self.arrived.set()
                     ids = array("i", bytes(frames[0])).tolist()
                     assert len(ids) == message.num_tokens
                     self._reply(self, message, ids)
-                case _:
+                case _ if not self._member(message):
                     self.seen.put_nowait(message)
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        """Look again with every heartbeat."""
+        while not holds():
+            self._beaten.clear()
+            await self._beaten.wait()
+
+    def _member(self, message: ControlMessage) -> bool:
+        match message:
+            case Hello(peer=peer):
+                self._gateway = peer.inbox
+                self.send(Welcome(5, peer.incarnation))
+                self.send(self.state)
+            case Heartbeat(facts=GatewayFacts() as facts):
+                self.facts = facts
+                self.send(self.state)
+                self._beaten.set()
+            case Leave(incarnation=incarnation):
+                if self.facts.idle:
+                    self.send(Goodbye(incarnation))
+            case _:
+                return False
+        return True
+
+    def _ask(self, question: Ask | Drain) -> None:
+        self.questions.append(question)
+        if self.answer is not None:
+            self._mesh.send(question.reply, self.answer(question))
 
     def send(self, message: ControlMessage) -> None:
         self._mesh.send(self._gateway, message)
@@ -129,6 +154,7 @@ class Client:
         config = process.config.gateway
         self.session = session
         self.process = process
+        self.port = config.port
         self.url = f"http://127.0.0.1:{config.port}"
         self.control = f"http://127.0.0.1:{config.control_port}"
         self.mesh = mesh

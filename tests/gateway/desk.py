@@ -1,5 +1,6 @@
 """The gateway's calls alone, with time, mesh and model in the test's hands."""
 
+import asyncio
 import random
 import zlib
 from array import array
@@ -66,6 +67,7 @@ class Desk:
         self.ids: list[int] = []
         """Of the last Submit."""
         self.time = Time()
+        self._spoken = asyncio.Event()
         self._contexts: list[AbstractContextManager[Call]] = []
         log = structlog.wrap_logger(structlog.ReturnLogger())
         mesh = SimpleNamespace(send=self._send)
@@ -84,6 +86,12 @@ class Desk:
     def close(self) -> None:
         """Close what was opened last."""
         self._contexts.pop().__exit__(None, None, None)
+
+    async def said(self, count: int) -> None:
+        """Until so many messages were sent."""
+        while len(self.sent) < count:
+            self._spoken.clear()
+            await self._spoken.wait()
 
     def take(self) -> list[ControlMessage]:
         """What was sent since the last time."""
@@ -112,6 +120,7 @@ class Desk:
 
     def _send(self, endpoint: str, message: ControlMessage, *frames: bytes) -> None:
         self.sent.append((endpoint, message))
+        self._spoken.set()
         if isinstance(message, Submit):
             self.submit = message
             self.ids = array("i", frames[0]).tolist()

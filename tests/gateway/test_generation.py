@@ -1,11 +1,25 @@
+import asyncio
+import json
+
+import pytest
+
 from common.messages import (
+    Accepted,
     Cancel,
+    FirstToken,
+    Submit,
+    Token,
+    TokenBatch,
 )
+from gateway.tokenizer import Tokenizer
 from tests.gateway.bench import (
     CHAT,
     COMPLETION,
+    DECODE,
     Bench,
     Client,
+    FakeMesh,
+    Reply,
     accept,
     events,
     say,
@@ -106,3 +120,115 @@ def test_a_request_that_takes_too_long_ends_with_an_error(bench: Bench) -> None:
         assert [event["error"]["code"] for event in events(raw)] == ["timeout"]
 
     bench(accept, scenario, request_timeout=0.2)
+
+
+def test_a_client_may_wait_less_but_not_longer_than_the_server_allows(bench: Bench) -> None:
+    async def scenario(client: Client) -> None:
+        for bad in (0, -1, "5", True, 60.5, 1e300):
+            status, answer, _ = await client.post("/v1/completions", COMPLETION | {"timeout": bad})
+            assert (status, answer["error"]["param"]) == (400, "timeout"), bad
+        assert client.mesh.submits == []
+        for body in (COMPLETION | {"timeout": 0.2}, COMPLETION | {"timeout": 0.2, "stream": True}):
+            status, answer, headers = await client.post("/v1/completions", body)
+            assert (status, answer["error"]["code"]) == (504, "timeout")
+            assert "x-tetris-ignored" not in headers
+            cancel = await client.mesh.seen.get()
+            assert isinstance(cancel, Cancel)
+            assert cancel.request == client.mesh.submits[-1].request
+
+    bench(silence, scenario, request_timeout=60.0)
+
+
+def silence(mesh: FakeMesh, submit: Submit, ids: list[int]) -> None:
+    """As a router does that is just starting again."""
+
+
+def accept_and_begin(mesh: FakeMesh, submit: Submit, ids: list[int]) -> None:
+    mesh.send(Accepted(submit.request, submit.attempt))
+    mesh.send(FirstToken(Token(submit.request, submit.attempt, 0, 5), DECODE))
+
+
+def accept_and_decode(mesh: FakeMesh, submit: Submit, ids: list[int]) -> None:
+    accept_and_begin(mesh, submit, ids)
+    tokens = tuple(Token(submit.request, submit.attempt, index, 5) for index in range(3))
+    mesh.send(TokenBatch(DECODE, tokens))
+
+
+def head(length: int) -> bytes:
+    start = "POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    return f"{start}Content-Length: {length}\r\n\r\n".encode()
+
+
+async def idle(client: Client) -> None:
+    """Until the gateway's heartbeats tell that nobody has a place."""
+    await client.mesh.until(lambda: client.mesh.facts.idle)
+
+
+async def busy(client: Client) -> None:
+    await client.mesh.until(lambda: not client.mesh.facts.idle)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("reply", [silence, accept, accept_and_begin, accept_and_decode])
+def test_a_client_that_leaves_frees_everything_in_every_phase(
+    bench: Bench, reply: Reply, stream: bool
+) -> None:
+    async def scenario(client: Client) -> None:
+        body = json.dumps(COMPLETION | {"stream": stream}).encode()
+        reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
+        writer.write(head(len(body)) + body)
+        await client.mesh.arrived.wait()
+        if stream and reply is not silence:
+            await reader.readuntil(b"\r\n\r\n")
+        await busy(client)
+        writer.transport.abort()
+        cancel = await client.mesh.seen.get()
+        assert cancel == Cancel(client.mesh.submits[0].request, 1)
+        await idle(client)
+        assert client.mesh.facts.open == ()
+
+    bench(reply, scenario)
+
+
+def test_a_client_that_leaves_before_its_request_is_read_holds_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoding = asyncio.Event()
+
+    async def encode(tokenizer: Tokenizer, prompt: object) -> list[int]:
+        encoding.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    monkeypatch.setattr(Tokenizer, "encode", encode)
+
+    async def scenario(client: Client) -> None:
+        body = json.dumps(COMPLETION).encode()
+        for sent in (head(len(body)) + body[:9], head(len(body)) + body):
+            _, writer = await asyncio.open_connection("127.0.0.1", client.port)
+            writer.write(sent)
+            await busy(client)
+            if sent.endswith(body):
+                await encoding.wait()
+            writer.transport.abort()
+            await idle(client)
+        assert client.mesh.submits == []
+        assert client.mesh.seen.empty()
+
+    bench(accept, scenario)
+
+
+def test_a_slow_tokenizer_is_no_excuse_for_the_deadline(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def encode(tokenizer: Tokenizer, prompt: object) -> list[int]:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    monkeypatch.setattr(Tokenizer, "encode", encode)
+
+    async def scenario(client: Client) -> None:
+        status, answer, _ = await client.post("/v1/completions", COMPLETION | {"timeout": 0.1})
+        assert (status, answer["error"]["code"]) == (504, "timeout")
+
+    bench(accept, scenario)

@@ -35,7 +35,12 @@ async def serve(process):
             hidden = "secret prompt"
             raise ValueError("a bug")
         case "hang":
+            process.is_member = True
             time.sleep(60)
+        case "load":
+            asyncio.get_running_loop().slow_callback_duration = 60
+            time.sleep(1.5)
+            return
         case "member" | "drain":
             process.is_member = True
             if sys.argv[2] == "drain":
@@ -58,7 +63,7 @@ async def serve(process):
                 except asyncio.CancelledError:
                     process.log.info("staying")
 
-if sys.argv[2] == "hang":
+if sys.argv[2] in ("hang", "load"):
     sys.modules["common.launch"].TICK = 0.05
 mesh = MeshConfig(router=sys.argv[3], name="one" if sys.argv[2] == "hit" else None, drain=0.3)
 sys.exit(launch(sys.argv[1], serve, Config(model=ModelConfig(path="p", name="n"), mesh=mesh)))
@@ -176,6 +181,24 @@ def test_a_loop_that_hangs_ends_the_process_as_a_bug():
     assert program.end() == FAILED
     assert program.events() == ["started", "serving", "event loop hangs"]
     assert str(program.lines[-1]["place"]).endswith("in serve")
+
+
+def test_a_slow_start_is_told_and_goes_on():
+    program = Program("decode-worker", "load")
+    assert program.end() == 0
+    events = program.events()
+    assert events[:2] == ["started", "serving"]
+    assert set(events[2:-1]) == {"starts slowly"}
+    assert events[-1] == "stopped"
+
+
+def test_the_router_serves_from_its_start():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+    program = Program("router", "load", address)
+    assert program.end() == FAILED
+    assert program.events() == ["started", "serving", "event loop hangs"]
 
 
 def test_a_signal_arms_the_failpoints_of_a_running_process(tmp_path: Path):

@@ -1,5 +1,6 @@
 """What clients ask of a simulated mesh."""
 
+import math
 import random
 from dataclasses import dataclass
 
@@ -14,10 +15,14 @@ class Question:
     arrival: float
     length: int
     max_tokens: int
+    seed: int | None = None
+    gateway: str = "gateway-0"
+    patience: float = math.inf
+    """Seconds after which its client leaves."""
 
     def sampling(self) -> Sampling:
         """A seed of its own."""
-        return Sampling(seed=self.length)
+        return Sampling(seed=self.length if self.seed is None else self.seed)
 
 
 def poisson(count: int, rate: float, seed: int) -> list[Question]:

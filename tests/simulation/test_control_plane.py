@@ -26,11 +26,14 @@ import pytest
 from common.memory_transport import Faults
 from common.messages import Cancel, EndOfRequest, Failed, Release, TokenBatch
 from common.wire import CONTROL, Frame
+from tests.simulation.client import Answer
+from tests.simulation.cluster import Cluster
 from tests.simulation.questions import Question, poisson
 from tests.simulation.virtual_loop import run
-from tests.simulation.world import Answer, Cluster, World
+from tests.simulation.world import World
 
 PRECIOUS = (TokenBatch, Release, EndOfRequest, Cancel, Failed)
+LOSSY = Faults(min_delay=0.0, max_delay=0.0, loss=0.01)
 TIGHT = Cluster(prefill_tokens=40_000, decode_tokens=160_000, backends=2, error=0.2)
 
 
@@ -51,6 +54,7 @@ def play(
         return world, answers
 
     world, answers = run(main())
+    assert world.judge.violations == []
     assert {name: answer.tokens for name, answer in answers.items()} == {
         question.name: world.expected(question) for question in questions
     }
@@ -72,7 +76,7 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(tmp_path: Pat
     questions = poisson(20, 1.0, seed=2)
     faults = Faults(loss=0.01, duplication=0.01, may_lose=may_lose)
     runs = [
-        play(tmp_path, Cluster(error=0.1, faults=faults, link_loss=0.01, seed=seed), questions)
+        play(tmp_path, Cluster(error=0.1, faults=faults, link_faults=LOSSY, seed=seed), questions)
         for seed in (1, 1, 2)
     ]
     (first, answers), (again, same), (other, different) = runs
@@ -93,7 +97,7 @@ def test_requests_that_do_not_fit_wait_their_turn(tmp_path: Path, seed: int) -> 
 @pytest.mark.parametrize("seed", range(2))
 def test_a_lossy_network_costs_time_alone(tmp_path: Path, seed: int) -> None:
     faults = Faults(max_delay=0.05, loss=0.02, duplication=0.02, may_lose=may_lose)
-    cluster = Cluster(error=0.1, faults=faults, link_loss=0.01, seed=seed)
+    cluster = Cluster(error=0.1, faults=faults, link_faults=LOSSY, seed=seed)
     world, _ = play(tmp_path, cluster, poisson(50, 2.0, seed))
     assert world.network.num_lost > 100
     assert world.links.num_lost > 100

@@ -5,105 +5,52 @@ emulated, and the HTTP door is left out. Everything random comes from the cluste
 """
 
 import asyncio
-import json
 import random
-from array import array
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
-import structlog
-
 from common.clock import LoopClock
-from common.config import (
-    Config,
-    DecodeConfig,
-    GatewayConfig,
-    MeshConfig,
-    ModelConfig,
-    PrefillConfig,
-    RouterConfig,
-)
-from common.emulated_links import EmulatedLinks
-from common.emulated_model import EmulatedModel, StepCost
+from common.emulated_model import EmulatedModel
 from common.latency import LatencyModel
-from common.memory_transport import Faults, MemoryNetwork
-from common.mesh import Mesh
+from common.memory_transport import MemoryNetwork
 from common.messages import (
-    PROTOCOL,
     Accepted,
-    ControlMessage,
     DecodeFacts,
-    Ending,
     Failed,
-    Hello,
-    KvLayout,
     LinkMessage,
-    Peer,
     PrefillFacts,
+    RingAbort,
     RingReady,
     Role,
 )
-from common.metrics import Metrics
-from common.model_card import read_card
-from common.service import Membership, Process
-from gateway.calls import Calls
-from gateway.figures import Figures
-from gateway.streams import Stream
+from common.service import Process
 from services.decode_worker import emulated as decode
 from services.kv_transfer.service import Broker, lend
 from services.prefill_worker import emulated as prefill
 from services.router.router import Router
 from services.router.service import route
+from tests.simulation import client
+from tests.simulation.checks import Judge
+from tests.simulation.client import Answer
+from tests.simulation.cluster import A100, BANDWIDTH, LATENCY, Cluster, configuration
+from tests.simulation.cuts import Cuts
+from tests.simulation.history import (
+    ANSWERED,
+    CLIENT,
+    CUT_OFF,
+    LEFT,
+    Asked,
+    Event,
+    History,
+    Over,
+    TappedLinks,
+)
+from tests.simulation.host import Host, Serve
 from tests.simulation.questions import Question
 
-LATENCY = "a100-llama3-8b"
-LLAMA3_8B = KvLayout(num_layers=32, num_kv_heads=8, head_dim=128, dtype="bfloat16")
-A100 = StepCost(step=0.008, request=1e-4, token=6.5e-8)
-"""16 GB of weights and 128 KiB of KV per token, read at 2 TB/s."""
-BANDWIDTH = 25e9
-"""Bytes per second of one 200 Gb/s card."""
-MAX_MODEL_LEN = 131072
 SETTLE = 120.0
 """Virtual seconds for everything to be let go of after the last answer."""
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """What is emulated; the defaults have room for everything."""
-
-    num_prefill: int = 16
-    num_nodes: int = 2
-    num_decode: int = 2
-    prefill_tokens: int = 4_000_000
-    decode_tokens: int = 16_000_000
-    backends: int = 8
-    error: float = 0.0
-    faults: Faults = field(default_factory=Faults)
-    link_loss: float = 0.0
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What came back; seconds from the request's arrival."""
-
-    tokens: tuple[int, ...]
-    ttft: float
-    total: float
-
-
-class Silent:
-    """A detokenizer of a model that says nothing."""
-
-    def push(self, token_id: int) -> str:
-        """No text."""
-        return ""
-
-    def flush(self) -> str:
-        """No text."""
-        return ""
 
 
 class World:
@@ -112,25 +59,47 @@ class World:
     def __init__(self, path: Path, cluster: Cluster) -> None:
         rng = random.Random(cluster.seed)
         self.cluster = cluster
-        self.network = MemoryNetwork(random.Random(rng.random()), cluster.faults)
-        self.links = EmulatedLinks(BANDWIDTH, loses=self._loses)
+        self.cuts = Cuts()
+        self.history = History()
+        self.judge = Judge(cluster.mesh.lease)
+        self.history.listeners += [self.judge.take, self._note]
+        network_rng = random.Random(rng.random())
+        self.network = MemoryNetwork(
+            network_rng, cluster.faults, cluster.capacity, self.cuts.reaches
+        )
+        self.links = TappedLinks(BANDWIDTH, fate=self._fate)
+        self.links.history = self.history
+        self.link_faults = cluster.link_faults
+        """May be replaced at any time, as the network's."""
         latency = LatencyModel.load(LATENCY)
-        self.model = EmulatedModel(LLAMA3_8B, latency, A100, cluster.error, rng.getrandbits(32))
+        self.model = EmulatedModel(
+            cluster.layout, latency, A100, cluster.error, rng.getrandbits(32)
+        )
         self.predicted: dict[str, float] = {}
         """TTFT as the router told it, for requests that did not have to wait."""
         self.num_retries = 0
+        self.num_drained = 0
         self._waited: set[str] = set()
         self._rng = rng
-        self._config = _config(_directory(path), cluster)
-        self._meshes: list[Mesh] = []
-        router = self._process("router", "router", at=self._config.mesh.router)
-        broker = self._process("kv-transfer", "broker")
-        self.router = Router(router.config, router.peer, router.mesh.send)
-        self.broker = Broker(broker)
-        self._gateway = self._process("gateway", "gateway")
-        self.calls = Calls(self._gateway, Figures(self._gateway.metrics, "emulated"))
-        self._runs = [route(router, self.router), lend(broker, self.broker), self._listen()]
-        self._runs += self._workers()
+        self._config = configuration(path, cluster)
+        self._group: asyncio.TaskGroup | None = None
+        self.hosts: dict[str, Host] = {name: self._make_host(name) for name in self.names(cluster)}
+
+    @staticmethod
+    def names(cluster: Cluster) -> Iterator[str]:
+        """Names of all processes of a cluster."""
+        yield "router"
+        yield from (f"broker-{number}" for number in range(cluster.num_brokers))
+        yield from (f"gateway-{number}" for number in range(cluster.num_gateways))
+        yield from (f"prefill-{number}" for number in range(cluster.num_prefill))
+        yield from (f"decode-{number}" for number in range(cluster.num_decode))
+
+    @property
+    def router(self) -> Router:
+        """The books of the router's last life."""
+        router = self.hosts["router"].part
+        assert isinstance(router, Router)
+        return router
 
     @property
     def decode_facts(self) -> list[DecodeFacts]:
@@ -144,15 +113,20 @@ class World:
         facts = [member.facts for member in self.router.books.registry.of("prefill-worker")]
         return [one for one in facts if isinstance(one, PrefillFacts)]
 
+    def of(self, role: Role) -> list[Host]:
+        """All hosts of one role."""
+        return [host for host in self.hosts.values() if host.role == role]
+
     def holdings(self) -> list[str]:
         """Everything that is still held of any request, by the books and by heartbeats."""
         facts = [*self.prefill_facts, *self.decode_facts]
         held = [f"{one}" for one in facts if one.held or one.free_slots != one.total_slots]
         if not self.router.books.quiescent():
             held.append("books of the router")
-        if not self.broker.quiescent():
-            held.append("backends")
-        return held
+        if any(self.router.books.pool.view(asyncio.get_running_loop().time()).delays):
+            held.append("delays of the router")
+        brokers = [host for host in self.of("kv-transfer") if host.is_up]
+        return held + [f"backends of {one.name}" for one in brokers if not one.part.quiescent()]
 
     def expected(self, question: Question) -> tuple[int, ...]:
         """The tokens of the right answer."""
@@ -161,32 +135,38 @@ class World:
         return tuple(self.model.sample(sampling, position).id for position in positions)
 
     async def ask(self, question: Question) -> Answer:
-        """Send a request and wait for the whole answer.
+        """Send a request and wait for the whole answer, or for whatever ends it.
 
-        Raises:
-            Refusal: the mesh cannot answer.
+        The client's patience is the caller's: cancelled, it leaves.
         """
-        now = self._gateway.clock.now
-        prompt = array("i", bytes(4 * question.length))
-        ending = Ending(question.max_tokens)
-        stream = Stream(prompt, question.sampling(), ending, (), Silent())
-        name = question.name
-        with self.calls.place() as arrival, self.calls.open(name, stream, None, arrival) as call:
-            await call.accepted()
-            await call.pieces()
-            first = now()
-            while stream.finish is None:
-                await call.pieces()
-        tokens = tuple(token.id for token in stream.emitted)
-        return Answer(tokens, first - arrival, now() - arrival)
+        host, loop = self.hosts[question.gateway], asyncio.get_running_loop()
+        answer = Answer()
+        self.history.note(CLIENT, "took", Asked(question.name, self.expected(question)))
+        outcome = CUT_OFF
+        try:
+            if host.is_up and host.part is not None:
+                over: asyncio.Future[None] = loop.create_future()
+                handler = host.spawn(host.part.converse(question, answer, self.history))
+                handler.add_done_callback(lambda _: over.done() or over.set_result(None))
+                try:
+                    await over
+                except asyncio.CancelledError:
+                    handler.cancel()
+                    outcome = LEFT
+                    raise
+                outcome = answer.outcome or CUT_OFF
+        finally:
+            self.history.note(CLIENT, "took", Over(question.name, outcome))
+        return answer
 
     async def ask_all(self, questions: Sequence[Question]) -> dict[str, Answer]:
         """Answers to all questions, each asked when its time has come."""
         answers: dict[str, Answer] = {}
 
         async def one(question: Question) -> None:
-            await self._gateway.clock.sleep(question.arrival)
+            await asyncio.sleep(question.arrival)
             answers[question.name] = await self.ask(question)
+            assert answers[question.name].outcome == ANSWERED, answers[question.name].outcome
 
         async with asyncio.TaskGroup() as group:
             for question in questions:
@@ -195,94 +175,97 @@ class World:
 
     async def settled(self) -> list[str]:
         """What is held once everything has been let go of, or after a long wait."""
-        clock = self._gateway.clock
+        clock = LoopClock()
         deadline = clock.now() + SETTLE
         while (held := self.holdings()) and clock.now() < deadline:
             await clock.sleep(0.5)
         return held
 
+    def start(self, host: Host) -> None:
+        """Let a host's next life begin."""
+        assert self._group is not None, "only while running"
+        host.start(self._group, self._config, self.network, self.history)
+
     @asynccontextmanager
     async def running(self) -> AsyncIterator["World"]:
         """All services up and joined."""
-        async with asyncio.TaskGroup() as group:
-            runs = [*(mesh.run() for mesh in self._meshes), *self._runs]
-            tasks = [group.create_task(run) for run in runs]
-            await self._joined()
+        async with asyncio.TaskGroup() as self._group:
+            for host in self.hosts.values():
+                self.start(host)
+            await self.joined()
             yield self
-            for task in reversed(tasks):
-                task.cancel()
-        for mesh in self._meshes:
-            await mesh.close()
+            for host in reversed(self.hosts.values()):
+                host.crash()
 
-    async def _joined(self) -> None:
-        clock, cluster = self._gateway.clock, self.cluster
-        wanted = cluster.num_prefill + cluster.num_decode
-        while len(self.prefill_facts) + len(self.decode_facts) < wanted:
+    async def joined(self) -> None:
+        """Wait until all workers and brokers have told their facts."""
+        clock = LoopClock()
+        while self._num_joined() < len(self.hosts) - 1:
             await clock.sleep(0.1)
 
-    def _workers(self) -> list[Coroutine[None, None, None]]:
-        cluster, runs = self.cluster, []
-        for number in range(cluster.num_prefill):
-            node = f"node-{number * cluster.num_nodes // cluster.num_prefill}"
-            process = self._process("prefill-worker", f"prefill-{number}", node)
-            runs.append(prefill.serve(process, self.model, self.links))
-        for number in range(cluster.num_decode):
-            process = self._process("decode-worker", f"decode-{number}", f"node-{number}")
-            runs.append(decode.serve(process, self.model, self.links))
-        return runs
+    def _num_joined(self) -> int:
+        if not self.hosts["router"].is_up or self.hosts["router"].part is None:
+            return 0
+        registry = self.router.books.registry
+        if not all(host.is_up and host.part.readiness.known for host in self.of("gateway")):
+            return 0
+        roles: tuple[Role, ...] = ("prefill-worker", "decode-worker", "kv-transfer", "gateway")
+        return sum(member.facts is not None for role in roles for member in registry.of(role))
 
-    async def _listen(self) -> None:
-        process = self._gateway
-        card = read_card(process.config.model)
-        hello = Hello("gateway", process.peer, process.node, PROTOCOL, card)
-        membership = Membership(process, hello, self.calls.facts, self.calls.fence)
-        async with asyncio.TaskGroup() as group:
-            group.create_task(membership.run())
-            group.create_task(self.calls.run())
-            while True:
-                message, _ = await process.mesh.receive()
-                self._note(message)
-                if not membership.receive(message):
-                    self.calls.receive(message)
+    def _make_host(self, name: str) -> Host:
+        kind, _, number = name.partition("-")
+        role, serve = self._roles[kind]
+        node = 0
+        if kind == "prefill":
+            node = int(number) * self.cluster.num_nodes // self.cluster.num_prefill
+        elif kind == "decode":
+            node = int(number)
+        return Host(role, name, f"node-{node}", serve, self.judge.violations.append)
 
-    def _note(self, message: ControlMessage) -> None:
-        match message:
-            case Accepted(request=request, predicted_ttft=float() as seconds):
+    @property
+    def _roles(self) -> dict[str, tuple[Role, Serve]]:
+        return {
+            "router": ("router", _serve_router),
+            "broker": ("kv-transfer", _serve_broker),
+            "gateway": ("gateway", client.serve),
+            "prefill": ("prefill-worker", self._serve_prefill),
+            "decode": ("decode-worker", self._serve_decode),
+        }
+
+    async def _serve_prefill(self, host: Host, process: Process) -> None:
+        await prefill.serve(process, self.model, self.links)
+
+    async def _serve_decode(self, host: Host, process: Process) -> None:
+        await decode.serve(process, self.model, self.links)
+
+    def _note(self, event: Event) -> None:
+        match event.way, event.message:
+            case "took", Accepted(request=request, predicted_ttft=float() as seconds):
                 if request not in self._waited:
                     self.predicted.setdefault(request, seconds)
-            case Accepted(request=request):
+            case "took", Accepted(request=request):
                 self._waited.add(request)
-            case Failed():
+            case "took", Failed(sender=None) if event.where.startswith("mem://gateway"):
                 self.num_retries += 1
 
-    def _process(self, role: Role, name: str, node: str = "node-0", at: str = "") -> Process:
-        clock, metrics = LoopClock(), Metrics()
-        transport = self.network.bind(at or f"mem://{name}")
-        mesh = Mesh(transport, self._config.mesh, metrics, clock)
-        self._meshes.append(mesh)
-        log = structlog.make_filtering_bound_logger(50)(None, [], {})
-        peer = Peer(name, len(self._meshes), mesh.inbox)
-        return Process(self._config, mesh, clock, metrics, log, peer, node)
-
-    def _loses(self, message: LinkMessage) -> bool:
-        # A ring has no way to repeat itself: its link is a reliable one.
-        is_ring = isinstance(message, RingReady)
-        return not is_ring and self._rng.random() < self.cluster.link_loss
+    def _fate(self, source: str, destination: str, message: LinkMessage) -> list[float]:
+        """Of a link message: a ring has no way to repeat itself, so its link is a reliable one."""
+        faults = self.link_faults
+        if not self.cuts.reaches(source, destination):
+            return []
+        if isinstance(message, RingReady | RingAbort):
+            return [0.0]
+        if self._rng.random() < faults.loss:
+            return []
+        copies = 2 if self._rng.random() < faults.duplication else 1
+        return [self._rng.uniform(faults.min_delay, faults.max_delay) for _ in range(copies)]
 
 
-def _directory(path: Path) -> str:
-    """A model as far as its card goes."""
-    (path / "config.json").write_text(json.dumps({"max_position_embeddings": MAX_MODEL_LEN}))
-    (path / "model.safetensors").write_bytes(b"")
-    return str(path)
+async def _serve_router(host: Host, process: Process) -> None:
+    host.part = Router(process.config, process.peer, process.mesh.send)
+    await route(process, host.part)
 
 
-def _config(path: str, cluster: Cluster) -> Config:
-    return Config(
-        model=ModelConfig(path=path, name="emulated"),
-        mesh=MeshConfig(router="mem://router"),
-        gateway=GatewayConfig(),
-        router=RouterConfig(latency=LATENCY),
-        prefill=PrefillConfig(kv_tokens=cluster.prefill_tokens),
-        decode=DecodeConfig(kv_tokens=cluster.decode_tokens, backends=cluster.backends),
-    )
+async def _serve_broker(host: Host, process: Process) -> None:
+    host.part = Broker(process)
+    await lend(process, host.part)

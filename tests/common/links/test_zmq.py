@@ -96,6 +96,24 @@ def test_a_message_with_too_many_frames_is_malformed(link, raw):
     assert link.malformed == 1
 
 
+def test_whoever_waits_for_room_may_be_called_away(link):
+    sender = ZmqLink("tcp://127.0.0.1:*", send_timeout=20)
+    calls = []
+
+    def leave():
+        calls.append(len(calls))
+        if len(calls) == 2:
+            raise InterruptedError
+
+    while sender.try_send("tcp://127.0.0.1:1", READY):
+        pass
+    with pytest.raises(InterruptedError):
+        sender.send("tcp://127.0.0.1:1", READY, meanwhile=leave)
+    with pytest.raises(LinkTimeout, match=r"took nothing for 0\.05 s"):
+        sender.send("tcp://127.0.0.1:1", READY, timeout=0.05)
+    sender.close()
+
+
 def test_a_peer_that_takes_nothing_is_a_timeout_and_memory_stays_bounded(link):
     sender = ZmqLink("tcp://127.0.0.1:*", send_timeout=0.2)
     payload = np.zeros(4_000_000, dtype=np.uint8)

@@ -1,9 +1,11 @@
 import pytest
+from hypothesis import settings
 
 from common.errors import OutOfPages
 from common.messages import Held
 from common.pages import Owner, Span
 from services.decode_worker.slots import Slots
+from tests.services.decode_worker.slots_machine import SlotsMachine
 from tests.services.decode_worker.transfers import commit, layer
 
 A, B = Owner("a", 1), Owner("b", 1)
@@ -111,3 +113,7 @@ def test_nothing_is_left_after_everything_ended(slots):
         slots.end(owner)
     assert slots.totals() == (64, 64) and slots.held(1.0) == ()
     assert slots.num_layers(commit()) == 0
+
+
+TestSlotsInAnyOrder = SlotsMachine.TestCase
+TestSlotsInAnyOrder.settings = settings(max_examples=80, stateful_step_count=50, deadline=None)

@@ -1,13 +1,13 @@
-import random
-from collections import defaultdict
 from itertools import permutations
 
-from hypothesis import given
-from hypothesis import strategies as st
+import pytest
+from hypothesis import settings
+from msgspec import structs
 
-from common.messages import Grant, Handshake, Peer, Release, Target
+from common.messages import Grant, Handshake, Held, Loan, Peer, Release, Target
 from common.pages import Owner
 from services.kv_transfer.receive_manager import MAX_REQUESTS, Granted, ReceiveManager
+from tests.services.kv_transfer.handover_machine import HandoverMachine
 
 TARGET = Target("decode-1", 7, "tcp://d:1", "tcp://d:2", 2, "tcp://b:1")
 
@@ -22,9 +22,10 @@ def shake(
     transfers: int = 1,
     senders: int = 1,
     attempt: int = 1,
+    held: Loan | None = None,
 ) -> Handshake:
     sender = Peer(f"prefill-{rank}", 1, f"tcp://p:{rank + 1}")
-    return Handshake(request, attempt, chunk, rank, sender, TARGET, transfers, senders)
+    return Handshake(request, attempt, chunk, rank, sender, TARGET, transfers, senders, held)
 
 
 def release(request: str, chunk: int = 0, rank: int = 0, attempt: int = 1) -> Release:
@@ -130,89 +131,99 @@ def test_generations_start_above_the_one_given() -> None:
     assert manager.handshake(shake("a"), NOW)[0].grant.generation == 101
 
 
-class Senders:
-    """Senders that shake hands in any order, repeat themselves, and release in any order."""
-
-    def __init__(self, num_backends: int, plans: list[list[int]], seed: int) -> None:
-        self.random = random.Random(seed)
-        self.manager = ReceiveManager(num_backends)
-        self.plans = {f"r{number}": plan for number, plan in enumerate(plans)}
-        self.todo = {
-            name: [(chunk, rank) for chunk, size in enumerate(plan) for rank in range(size)]
-            for name, plan in self.plans.items()
-        }
-        self.asked: dict[str, set[tuple[int, int]]] = defaultdict(set)
-        self.first_asked: list[str] = []
-        self.granted: dict[tuple[str, int, int], Grant] = {}
-        self.done: set[tuple[str, int, int]] = set()
-        self.generations: dict[int, int] = defaultdict(int)
-
-    def _message(self, name: str, chunk: int, rank: int) -> Handshake:
-        return shake(name, chunk, rank, sum(self.plans[name]), max(self.plans[name]))
-
-    def _record(self, loans: list[Granted]) -> None:
-        for loan in loans:
-            grant = loan.grant
-            key = (grant.request, grant.chunk, grant.rank)
-            if key in self.granted:
-                assert self.granted[key] == grant
-                continue
-            assert grant.generation > self.generations[grant.backend]
-            assert grant.backend not in {held.backend for held in self.granted.values()}
-            self.generations[grant.backend] = grant.generation
-            self.granted[key] = grant
-
-    def _check(self) -> None:
-        manager = self.manager
-        assert manager.lent == len(self.granted) <= manager.reserved <= manager.num_backends
-        unfinished = [
-            name
-            for name in self.first_asked
-            if sum(done[0] == name for done in self.done) < sum(self.plans[name])
-        ]
-        if unfinished:  # the first in order never waits behind a later one
-            oldest = unfinished[0]
-            asking = {(oldest, *transfer) for transfer in self.asked[oldest]} - self.done
-            assert any(key in self.granted for key in asking) or not asking
-        else:
-            assert manager.reserved == 0
-
-    def step(self) -> None:
-        name = self.random.choice(list(self.plans))
-        if self.granted and self.random.random() < 0.4:
-            key = self.random.choice(list(self.granted))
-            del self.granted[key]
-            self.done.add(key)
-            self._record(self.manager.release(release(*key)))
-            assert self.manager.release(release(*key)) == []
-        elif self.todo[name]:
-            index = self.random.randrange(len(self.todo[name]))
-            repeat = self.random.random() < 0.3
-            transfer = self.todo[name][index] if repeat else self.todo[name].pop(index)
-            if name not in self.first_asked:
-                self.first_asked.append(name)
-            self.asked[name].add(transfer)
-            self._record(self.manager.handshake(self._message(name, *transfer), NOW))
-        self._check()
-
-    def is_done(self) -> bool:
-        return len(self.done) == sum(map(sum, self.plans.values()))
+def announced(backend: int, generation: int, **changes: int) -> Handshake:
+    return shake("a", transfers=3, senders=2, held=Loan(backend, generation), **changes)
 
 
-PLANS = st.lists(st.lists(st.integers(1, 4), min_size=1, max_size=4), min_size=1, max_size=4)
+def test_an_announced_loan_is_taken_over_and_later_ones_are_newer() -> None:
+    manager = ReceiveManager(2, generation=10, lends_from=1.0)
+    taken = Granted("tcp://p:1", Grant("a", 1, 0, 0, 1, 50))
+    assert manager.handshake(announced(1, 50), 0.0) == [taken]
+    assert manager.handshake(announced(1, 50), 0.0) == [taken]
+    assert (manager.lent, manager.reserved) == (1, 1)
+    assert manager.advance(1.0) == []
+    [other] = manager.handshake(shake("a", rank=1, transfers=3, senders=2), 1.0)
+    assert (other.grant.backend, other.grant.generation) == (0, 11)
+    manager.release(release("a"))
+    [newer] = manager.handshake(shake("a", chunk=1, transfers=3, senders=2), 1.0)
+    assert (newer.grant.backend, newer.grant.generation) == (1, 51)
 
 
-@given(st.integers(1, 5), PLANS, st.integers(0, 2**32))
-def test_any_interleaving_ends_with_everything_transferred_and_free(
-    num_backends: int, plans: list[list[int]], seed: int
+def test_a_new_life_lends_nothing_until_its_time_has_come() -> None:
+    manager = ReceiveManager(2, lends_from=1.0)
+    assert manager.handshake(shake("b"), 0.0) == []
+    assert requests_of(manager.handshake(announced(0, 7), 0.5)) == ["a"]
+    assert manager.handshake(shake("a", rank=1, transfers=3, senders=2), 0.5) == []
+    assert manager.release(release("a")) == manager.advance(0.9) == []
+    assert sorted(requests_of(manager.advance(1.0))) == ["a", "b"]
+    assert manager.advance(2.0) == []
+
+
+@pytest.mark.parametrize(("backend", "generation"), [(0, 9), (2, 9), (1, 100), (1, 2**62), (1, 0)])
+def test_a_loan_that_is_anothers_unknown_or_stale_gets_a_new_one_in_its_turn(
+    backend: int, generation: int
 ) -> None:
-    senders = Senders(num_backends, plans, seed)
-    for _ in range(4000):
-        if senders.is_done():
-            break
-        senders.step()
-    assert senders.is_done()
-    assert (senders.manager.reserved, senders.manager.waiting) == (0, 0)
+    manager = ReceiveManager(2, generation=100)
+    first = manager.handshake(shake("x"), NOW) + manager.handshake(shake("y"), NOW)
+    assert [loan.grant.backend for loan in first] == [0, 1]
+    manager.release(release("y"))
+    manager.handshake(shake("z"), NOW)
+    assert manager.handshake(announced(backend, generation), NOW) == []
+    [granted] = manager.release(release("x"))
+    assert granted.grant.request == "a"
+    assert granted.grant.generation > 100
+
+
+def test_a_loan_older_than_one_that_came_back_is_not_taken_over() -> None:
+    manager = ReceiveManager(1, generation=100)
+    manager.handshake(shake("x"), NOW)
+    manager.release(release("x"))
+    [granted] = manager.handshake(announced(0, 99), NOW)
+    assert granted.grant.generation == 102
+
+
+def test_a_request_takes_no_more_over_than_it_can_use() -> None:
+    manager = ReceiveManager(2, lends_from=9.0)
+    for rank, held in enumerate((Loan(0, 5), Loan(1, 5))):
+        manager.handshake(shake("a", rank=rank, transfers=2, held=held), 0.0)
+    assert (manager.lent, manager.reserved, manager.waiting) == (1, 1, 1)
+
+
+def test_the_last_release_frees_a_request_whatever_was_counted() -> None:
+    manager = ReceiveManager(1)
+    manager.handshake(announced(0, 5), NOW)
+    manager.handshake(shake("b"), NOW)
+    over = structs.replace(release("a", chunk=2), is_last=True)
+    assert requests_of(manager.release(over)) == ["b"]
+    assert manager.release(over) == manager.handshake(announced(0, 5), NOW) == []
+
+
+def test_a_release_that_overtakes_its_handshake_wins() -> None:
+    manager = ReceiveManager(1)
+    assert manager.release(release("a")) == []
+    assert manager.handshake(announced(0, 5), NOW) == []
+    assert (manager.lent, manager.waiting) == (0, 0)
+
+
+def test_a_waiting_transfer_that_is_through_wants_no_backend_any_more() -> None:
+    manager = ReceiveManager(1)
+    manager.handshake(shake("b"), NOW)
+    manager.handshake(announced(0, 5), NOW)
+    assert manager.waiting == 1
+    manager.release(release("a"))
+    assert manager.waiting == 0
+    assert manager.release(release("b")) == []
+
+
+def test_what_is_held_is_told_with_its_age() -> None:
+    manager = ReceiveManager(2)
+    manager.handshake(shake("a", transfers=2, senders=2), 1.0)
+    manager.handshake(shake("b"), 3.0)
+    assert list(manager.held(4.0)) == [Held("a", 1, 2, age=3.0), Held("b", 1, 0, age=1.0)]
+    manager.end(Owner("a", 1))
+    assert [held.slots for held in manager.held(4.0)] == [1]
+    manager.end(Owner("b", 1))
+    assert manager.is_idle
 
 
 def test_every_order_of_first_handshakes_is_the_order_of_the_grants() -> None:
@@ -224,3 +235,7 @@ def test_every_order_of_first_handshakes_is_the_order_of_the_grants() -> None:
         for name in order:
             granted += requests_of(manager.release(release(name)))
         assert granted == list(order)
+
+
+TestHandovers = HandoverMachine.TestCase
+TestHandovers.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from common import failpoints
 from common.links.zmq import HIGH_WATER, ZmqLink
 from common.messages import KvAck, KvCommit, KvLayer, KvLayout
 from common.pages import Span
@@ -123,3 +124,12 @@ def test_parcels_beyond_the_queue_are_dropped_and_counted() -> None:
     rig.stop.set()
     rig.sender.run(rig.stop, rig.acks.put)
     rig.link.close()
+
+
+def test_a_failpoint_is_hit_with_every_frame(rig: Rig) -> None:
+    hits: list[str] = []
+    with failpoints.hooked("kv.send", lambda: hits.append("kv.send")):
+        for parcel in (rig.layer(0), rig.commit()):
+            rig.sender.submit(parcel)
+            assert rig.link.receive(SECONDS) is not None
+    assert hits == 2 * ["kv.send"]

@@ -1,9 +1,9 @@
 import pytest
 from msgspec import structs
 
-from common.messages import Chunk
+from common.messages import Chunk, RingAbort
 from common.pages import Owner
-from services.prefill_worker.plan import is_sound, owner_of
+from services.prefill_worker.plan import abort_of, is_sound, me, others, owner_of
 from tests.services.prefill_worker.plans import plan, run_chunk
 
 
@@ -31,3 +31,18 @@ def test_plans_that_do_not_hold_together_are_not_sound(changes: dict[str, object
 
 def test_a_chunk_belongs_to_its_attempt() -> None:
     assert owner_of(run_chunk(plan((8, 1)), 0, 0, request="a", attempt=3)) == Owner("a", 3)
+
+
+def test_a_group_is_the_first_members_of_the_plan_and_all_but_this_one_are_others():
+    chunks = plan((8, 1), (8, 2), (8, 4))
+    first, second, third = (run_chunk(chunks, index, 0) for index in range(3))
+    assert others(first) == []
+    assert [rank for rank, _ in others(second)] == [1]
+    assert [(rank, member.name) for rank, member in others(third)] == [
+        (1, "m1"),
+        (2, "m2"),
+        (3, "m3"),
+    ]
+    last = run_chunk(chunks, 2, 3)
+    assert me(last) == last.members[3]
+    assert abort_of(last) == RingAbort("r", 1, 3, 4)

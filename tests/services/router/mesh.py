@@ -57,7 +57,8 @@ class Mesh:
             router=RouterConfig(latency="a100-llama3-8b", **router),
         )
         self.sent = []
-        self.now = 0.0
+        # All have joined long ago, and were heard just now.
+        self.now = -10.0
         self.router = Router(config, Peer("router", 77, "in-router"), self.take)
         self.prefill = [f"p{index}" for index in range(num_prefill)]
         for name in self.prefill:
@@ -66,6 +67,9 @@ class Mesh:
         self.give(hello("decode-worker", "d", total=16384))
         self.give(hello("gateway", "g"))
         self.sent.clear()
+        self.now = 0.0
+        for member in self.router.books.registry.members:
+            member.seen = self.now
 
     def take(self, endpoint, message, *frames):
         self.sent.append((endpoint, message, frames))

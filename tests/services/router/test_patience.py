@@ -1,4 +1,4 @@
-from common.messages import Accepted, Ending, Rejected, RunChunk
+from common.messages import Accepted, Admitted, Drain, Ending, Goodbye, Leave, Rejected, RunChunk
 from tests.services.router.mesh import Mesh, hello
 
 
@@ -110,3 +110,36 @@ def test_output_that_could_never_fit_is_refused_with_both_numbers_named():
     assert rejected.status == 400
     assert "max_tokens" in rejected.reason
     assert "decode.kv_tokens" in rejected.reason
+
+
+def test_a_mesh_that_has_just_begun_to_grow_refuses_nobody_at_once():
+    mesh = Mesh(num_prefill=1)
+    mesh.give(hello("prefill-worker", "p1"))
+    mesh.submit(forced_plan="4")
+    assert mesh.sent_of(Rejected) == []
+    for name in ("p2", "p3"):
+        mesh.give(hello("prefill-worker", name))
+    assert len(mesh.sent_of(RunChunk)) == 4
+
+
+def test_a_restart_of_a_worker_costs_nobody_a_request():
+    mesh = Mesh(num_prefill=2)
+    mesh.give(Leave("p1", 1))
+    mesh.submit("wide", forced_plan="2")
+    mesh.submit("small", 100)
+    # What waits for its return holds nobody up.
+    assert {run.request for _, run in mesh.sent_of(RunChunk)} == {"small"}
+    mesh.give(Admitted("d", 1, "small", 1, 128))
+    mesh.beat("p1")
+    assert mesh.sent_of(Goodbye)
+    ticks(mesh, 20)
+    mesh.give(hello("prefill-worker", "p1", 2))
+    assert {run.request for _, run in mesh.sent_of(RunChunk)} == {"small", "wide"}
+    assert mesh.sent_of(Rejected) == []
+
+
+def test_nobody_waits_for_a_worker_that_was_drained_for_good():
+    mesh = Mesh(num_prefill=2)
+    mesh.give(Drain(1, "in-g", "p1"))
+    mesh.submit(forced_plan="2")
+    assert [message.status for _, message in mesh.sent_of(Rejected)] == [400]

@@ -23,7 +23,7 @@ def test_the_highest_freeness_takes_the_request():
     assert placement.choose(600, {"a", "b"}) == "a"
     assert placement.choose(100, {"a"}) == "a"
     assert placement.choose(901, {"a", "b"}) is None
-    assert placement.largest() == 1000
+    assert placement.largest({"a", "b"}) == 1000
 
 
 def test_virtual_usage_counts_as_used_until_it_is_admitted_or_dropped():
@@ -53,7 +53,7 @@ def test_a_lost_instance_takes_its_promises_along():
     placement.leave("a")
     placement.drop(FIRST, "a")
     assert placement.owners == set()
-    assert placement.largest() == 0
+    assert placement.largest(set()) == 0
     assert placement.choose(1, {"a"}) is None
 
 

@@ -163,19 +163,23 @@ def test_those_who_leave_serve_nothing_new():
     assert len(registry.of("prefill-worker")) == 2
 
 
-def test_a_mesh_is_complete_when_nobody_is_missing_or_has_been_for_too_long():
-    registry = registry_of(hello("gateway", "g"))
+def test_a_mesh_grows_while_workers_come_or_are_expected_back():
+    registry = Registry(grace=2.0, patience=10.0)
+    assert not registry.is_growing(0.0)
+    worker = registry.add(hello("prefill-worker", "p"), 0.0)
+    gateway = registry.add(hello("gateway", "g"), 0.0)
+    assert [registry.is_growing(now) for now in (1.9, 2.0)] == [True, False]
     before = registry.version
-    assert registry.complete(0.0, 10.0)
     registry.remove("g")
-    registry.miss("g", 5.0)
-    assert not registry.complete(14.0, 10.0)
-    assert registry.complete(15.0, 10.0)
-    registry.add(hello("gateway", "g", 2), 7.0)
-    assert registry.complete(8.0, 10.0)
-    assert registry.version == before + 2
-    assert not registry.settled(8.0, 2.0)
-    assert registry.settled(9.0, 2.0)
+    registry.miss(gateway, 5.0)
+    assert not registry.is_growing(5.0)
+    registry.retire(worker)
+    registry.miss(worker, 5.0)
+    registry.remove("p")
+    assert [registry.is_growing(now) for now in (14.9, 15.0)] == [True, False]
+    registry.add(hello("prefill-worker", "p", 2), 7.0)
+    assert [registry.is_growing(now) for now in (8.9, 9.0)] == [True, False]
+    assert registry.version == before + 4
 
 
 def test_hellos_are_plain_values():

@@ -9,6 +9,7 @@ from common.config import Config, ModelConfig, RouterConfig
 from common.memory_transport import MemoryNetwork
 from common.mesh import Mesh
 from common.messages import (
+    LOST_MEMBER,
     PROTOCOL,
     Accepted,
     Ending,
@@ -16,6 +17,7 @@ from common.messages import (
     KvLayout,
     ModelCard,
     Peer,
+    Refused,
     RunChunk,
     Sampling,
     Submit,
@@ -24,6 +26,7 @@ from common.messages import (
 from common.metrics import Metrics
 from common.service import Process
 from services.router.service import serve
+from tests.simulation import virtual_loop
 
 CONFIG = Config(model=ModelConfig(path="", name="m"), router=RouterConfig(latency="a100-llama3-8b"))
 LAYOUT = KvLayout(1, 1, 64, "float32")
@@ -87,3 +90,29 @@ def test_a_submitted_prompt_becomes_a_chunk_on_a_worker():
     assert accepted.request == "r"
     assert (run.request, run.chunks[0].length, same_ids) == ("r", 100, True)
     assert b"tetris_router_requests 1.0" in figures
+
+
+async def silent_member():
+    network = MemoryNetwork(random.Random(1))
+    nodes = [Node(network, "router"), Node(network, "b")]
+    router, broker = nodes
+    process = Process(
+        CONFIG, router.mesh, LoopClock(), router.metrics, structlog.get_logger(), router.peer, "n"
+    )
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(node.mesh.run()) for node in nodes]
+        tasks.append(group.create_task(serve(process)))
+        broker.hello("kv-transfer")
+        await broker.first(Welcome)
+        await asyncio.sleep(CONFIG.mesh.dead_after + CONFIG.mesh.heartbeat)
+        broker.hello("kv-transfer")
+        refused, _ = await broker.first(Refused)
+        for task in tasks:
+            task.cancel()
+    for node in nodes:
+        await node.mesh.close()
+    return refused
+
+
+def test_time_alone_loses_a_member_that_says_nothing():
+    assert virtual_loop.run(silent_member()).reason == LOST_MEMBER

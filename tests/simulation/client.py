@@ -1,0 +1,105 @@
+"""Clients of a simulated mesh, and the gateway's side of their conversations without HTTP."""
+
+import asyncio
+from array import array
+from dataclasses import dataclass
+
+from common.messages import PROTOCOL, ClusterState, Ending, Hello
+from common.model_card import read_card
+from common.service import Membership, Process
+from gateway.calls import Calls
+from gateway.errors import Refusal
+from gateway.figures import Figures
+from gateway.readiness import Readiness
+from gateway.streams import Stream
+from tests.simulation.history import ANSWERED, CLIENT, Given, History
+from tests.simulation.host import Host
+from tests.simulation.questions import Question
+
+
+@dataclass
+class Answer:
+    """What came back; seconds from the request's arrival."""
+
+    tokens: tuple[int, ...] = ()
+    ttft: float = 0.0
+    total: float = 0.0
+    outcome: str = ""
+
+
+class Silent:
+    """A detokenizer of a model that says nothing."""
+
+    def push(self, token_id: int) -> str:
+        """No text."""
+        return ""
+
+    def flush(self) -> str:
+        """No text."""
+        return ""
+
+
+class Door:
+    """A gateway without HTTP: what is left of its service."""
+
+    def __init__(self, process: Process) -> None:
+        card = read_card(process.config.model)
+        self.calls = Calls(process, Figures(process.metrics, card.name))
+        self.readiness = Readiness()
+        self._process = process
+        hello = Hello("gateway", process.peer, process.node, PROTOCOL, card)
+        self._membership = Membership(process, hello, self.calls.facts, self.calls.fence)
+
+    async def run(self) -> None:
+        """Serve until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for loop in (self._membership.run(), self.calls.run(), self._read()):
+                group.create_task(loop)
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self.calls.abandon()
+
+    async def _read(self) -> None:
+        while True:
+            message, _ = await self._process.mesh.receive()
+            if self._membership.receive(message):
+                continue
+            if isinstance(message, ClusterState):
+                self.readiness.receive(message, self._process.clock.now())
+            else:
+                self.calls.receive(message)
+
+    async def converse(self, question: Question, answer: Answer, history: History) -> None:
+        """One request from its arrival to its last token or its refusal."""
+        try:
+            async with asyncio.timeout(self._process.config.gateway.request_timeout):
+                await self._converse(question, answer, history)
+        except TimeoutError:
+            answer.outcome = "refused 504"
+        except Refusal as refusal:
+            answer.outcome = f"refused {refusal.status}"
+
+    async def _converse(self, question: Question, answer: Answer, history: History) -> None:
+        if not self.readiness.known:
+            raise Refusal(503, "The server is starting.")
+        loop, calls = asyncio.get_running_loop(), self.calls
+        prompt = array("i", bytes(4 * question.length))
+        ending = Ending(question.max_tokens)
+        stream = Stream(prompt, question.sampling(), ending, (), Silent())
+        with calls.place() as arrival, calls.open(question.name, stream, None, arrival) as call:
+            await call.accepted()
+            while stream.finish is None:
+                for piece in await call.pieces():
+                    token = piece.token
+                    answer.ttft = answer.ttft or loop.time() - arrival
+                    answer.tokens += (token.id,)
+                    history.note(CLIENT, "took", Given(question.name, token.index, token.id))
+        answer.total = loop.time() - arrival
+        answer.outcome = ANSWERED
+
+
+async def serve(host: Host, process: Process) -> None:
+    """A gateway's service."""
+    host.part = Door(process)
+    await host.part.run()

@@ -1,0 +1,69 @@
+"""What is emulated: how many of what, how large, how patient; and its configuration."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from common.config import (
+    Config,
+    DecodeConfig,
+    GatewayConfig,
+    MeshConfig,
+    ModelConfig,
+    PrefillConfig,
+    RouterConfig,
+)
+from common.emulated_model import StepCost
+from common.memory_transport import CAPACITY, Faults
+from common.messages import KvLayout
+
+LATENCY = "a100-llama3-8b"
+LLAMA3_8B = KvLayout(num_layers=32, num_kv_heads=8, head_dim=128, dtype="bfloat16")
+A100 = StepCost(step=0.008, request=1e-4, token=6.5e-8)
+"""16 GB of weights and 128 KiB of KV per token, read at 2 TB/s."""
+BANDWIDTH = 25e9
+"""Bytes per second of one 200 Gb/s card."""
+MAX_MODEL_LEN = 131072
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What is emulated; the defaults have room for everything and are LLaMA3-8B on A100s."""
+
+    num_prefill: int = 16
+    num_nodes: int = 2
+    num_decode: int = 2
+    num_brokers: int = 1
+    num_gateways: int = 1
+    prefill_tokens: int = 4_000_000
+    decode_tokens: int = 16_000_000
+    backends: int = 8
+    layout: KvLayout = LLAMA3_8B
+    error: float = 0.0
+    faults: Faults = field(default_factory=Faults)
+    link_faults: Faults = field(default_factory=lambda: Faults(max_delay=0.0, min_delay=0.0))
+    capacity: int = CAPACITY
+    """Messages that an inbox of the network holds."""
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    gateway: GatewayConfig = field(default_factory=GatewayConfig)
+    router: RouterConfig = field(default_factory=RouterConfig)
+    prefill: PrefillConfig = field(default_factory=PrefillConfig)
+    decode: DecodeConfig = field(default_factory=DecodeConfig)
+    seed: int = 0
+
+
+def configuration(path: Path, cluster: Cluster) -> Config:
+    """The configuration of every process, with a model as far as its card goes in `path`."""
+    (path / "config.json").write_text(json.dumps({"max_position_embeddings": MAX_MODEL_LEN}))
+    (path / "model.safetensors").write_bytes(b"")
+
+    return Config(
+        model=ModelConfig(path=str(path), name="emulated"),
+        mesh=replace(cluster.mesh, router="mem://router"),
+        gateway=cluster.gateway,
+        router=replace(cluster.router, latency=LATENCY),
+        prefill=replace(cluster.prefill, kv_tokens=cluster.prefill_tokens),
+        decode=replace(cluster.decode, kv_tokens=cluster.decode_tokens, backends=cluster.backends),
+    )

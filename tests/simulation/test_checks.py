@@ -1,0 +1,274 @@
+from collections.abc import Iterable
+
+import pytest
+from msgspec.structs import replace
+
+from common.messages import (
+    LOST_MEMBER,
+    Cancel,
+    Chunk,
+    ChunkDone,
+    DecodeFacts,
+    Ending,
+    EndOfRequest,
+    FirstToken,
+    Grant,
+    Handshake,
+    Heartbeat,
+    Held,
+    Hello,
+    KvAck,
+    Loan,
+    Member,
+    ModelCard,
+    Peer,
+    PrefillFacts,
+    Refused,
+    Release,
+    RunChunk,
+    Sampling,
+    Target,
+    Token,
+    TokenBatch,
+)
+from tests.simulation.checks import judge
+from tests.simulation.history import ANSWERED, CLIENT, LEFT, Asked, Event, Given, Over
+
+BROKER, DECODE, ROUTER, SENDER = "mem://broker", "emulated://decode", "mem://router", "mem://p"
+TARGET = Target("decode", 1, "mem://decode", DECODE, 2, BROKER)
+PEER = Peer("p", 1, SENDER)
+
+
+def took(message: object, where: str = BROKER) -> Event:
+    return Event(0.0, where, "took", message)  # type: ignore[arg-type]
+
+
+def sent(message: object, where: str = BROKER, to: str = SENDER) -> Event:
+    return Event(0.0, where, "sent", message, to)  # type: ignore[arg-type]
+
+
+def handshake(request: str, rank: int = 0, *, attempt: int = 1, size: int = 2) -> Handshake:
+    return Handshake(request, attempt, 0, rank, PEER, TARGET, size, size)
+
+
+def grant(request: str, rank: int, backend: int, generation: int, attempt: int = 1) -> Grant:
+    return Grant(request, attempt, 0, rank, backend, generation)
+
+
+def release(request: str, rank: int, *, is_last: bool = False) -> Release:
+    return Release(request, 1, 0, rank, "decode", 1, is_last)
+
+
+def end(request: str, attempt: int = 1) -> EndOfRequest:
+    return EndOfRequest(request, attempt, 0, "error")
+
+
+def codes(events: Iterable[Event]) -> set[str]:
+    return {word for line in judge(events) for word in line.split() if word in NAMES}
+
+
+NAMES = {f"I{number}" for number in range(1, 11)}
+
+
+# Tokens
+
+ASKED = took(Asked("r", (7, 8)), CLIENT)
+FIRST, SECOND = took(Given("r", 0, 7), CLIENT), took(Given("r", 1, 8), CLIENT)
+DONE = took(Over("r", ANSWERED), CLIENT)
+
+
+def batch(index: int, token: int) -> Event:
+    tokens = (Token("r", 1, index, token),)
+    return sent(TokenBatch(Peer("decode", 1, "mem://decode"), tokens), DECODE)
+
+
+def test_an_answer_token_by_token_is_right():
+    first = sent(FirstToken(Token("r", 1, 0, 7), Peer("decode", 1, "mem://decode")))
+    assert judge([ASKED, first, FIRST, batch(0, 7), batch(1, 8), SECOND, DONE]) == []
+    assert judge([ASKED, FIRST, took(Over("r", LEFT), CLIENT)]) == []
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [ASKED, FIRST, DONE],
+        [ASKED, FIRST, FIRST, SECOND, DONE],
+        [ASKED, SECOND, FIRST, DONE],
+        [ASKED, FIRST, took(Given("r", 1, 9), CLIENT), DONE],
+        [ASKED, FIRST, SECOND, batch(1, 9), DONE],
+        [ASKED, FIRST, SECOND, batch(2, 9), DONE],
+        [ASKED, FIRST, SECOND, DONE, took(Given("r", 2, 9), CLIENT)],
+    ],
+)
+def test_a_missing_repeated_or_wrong_token_is_found(events: list[Event]):
+    assert codes(events) == {"I1"}
+
+
+def test_a_request_without_an_end_or_with_two_is_found():
+    assert codes([ASKED, FIRST]) == {"I2"}
+    assert codes([ASKED, FIRST, SECOND, DONE, DONE]) == {"I2"}
+
+
+# Loans
+
+TWO = [
+    took(handshake("a", 0)),
+    sent(grant("a", 0, 0, 1)),
+    took(handshake("a", 1)),
+    sent(grant("a", 1, 1, 1)),
+]
+
+
+def test_backends_go_round():
+    assert judge(TWO) == []
+    assert judge([*TWO, sent(grant("a", 0, 0, 1))]) == []
+    waiting = [*TWO, took(handshake("b")), took(release("a", 0)), took(release("a", 1))]
+    assert judge([*waiting, sent(grant("b", 0, 0, 2))]) == []
+    assert judge([*TWO, took(handshake("b")), took(end("a")), sent(grant("b", 0, 1, 2))]) == []
+    cancelled = [*TWO, took(handshake("b")), took(Cancel("a", 1))]
+    assert judge([*cancelled, sent(grant("b", 0, 1, 2))]) == []
+    last = [*TWO, took(handshake("b")), took(release("a", 0, is_last=True))]
+    assert judge([*last, sent(grant("b", 0, 1, 2))]) == []
+
+
+def test_a_late_handshake_of_what_is_through_asks_for_nothing():
+    through = [*TWO, took(release("a", 0)), took(release("a", 1)), took(handshake("a", 0))]
+    assert judge([*through, took(handshake("b")), sent(grant("b", 0, 0, 2))]) == []
+
+
+def test_a_newer_attempt_ends_the_one_before():
+    newer = [*TWO, took(handshake("a", attempt=2)), sent(grant("a", 0, 0, 2, attempt=2))]
+    assert judge(newer) == []
+    assert codes([*newer, sent(grant("a", 0, 1, 3))]) == {"I4"}
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        sent(grant("a", 0, 1, 2)),
+        sent(grant("a", 0, 0, 2)),
+        sent(grant("b", 0, 0, 2)),
+        sent(grant("c", 0, 0, 2)),
+    ],
+)
+def test_a_backend_that_is_not_free_or_not_asked_for_is_found(event: Event):
+    assert "I4" in codes([*TWO, took(handshake("b")), event])
+
+
+def test_a_later_request_that_overtakes_is_found():
+    events = [took(handshake("a")), took(handshake("b")), sent(grant("b", 0, 0, 1))]
+    assert codes(events) == {"I4"}
+
+
+def test_a_backend_of_a_half_transferred_request_is_not_for_others():
+    half = [*TWO[:2], took(handshake("a", 1, size=3)), took(handshake("b"))]
+    assert codes([*half, sent(grant("b", 0, 1, 1))]) == {"I4"}
+
+
+def test_a_generation_that_was_there_before_is_found():
+    events = [*TWO, took(handshake("b")), took(end("a")), sent(grant("b", 0, 1, 1))]
+    assert codes(events) == {"I7"}
+
+
+def test_a_fenced_broker_begins_anew_and_takes_over_what_it_is_told():
+    fenced = [*TWO, took(Refused(1, LOST_MEMBER))]
+    assert judge([*fenced, took(handshake("b")), sent(grant("b", 0, 0, 9))]) == []
+    told = [*fenced, took(replace(handshake("a"), held=Loan(0, 1))), took(handshake("b"))]
+    assert codes([*told, sent(grant("b", 0, 0, 9))]) == {"I4"}
+    assert judge([*told, sent(grant("b", 0, 1, 9))]) == []
+
+
+# Landing
+
+
+def ack(rank: int, generation: int) -> Event:
+    return sent(KvAck("a", 1, 0, rank, 3, generation), DECODE, SENDER)
+
+
+def test_kv_lands_under_its_own_loan_alone():
+    assert judge([*TWO, ack(0, 1), ack(1, 1)]) == []
+    assert codes([*TWO, ack(0, 2)]) == {"I7"}
+    assert codes([*TWO[:2], ack(1, 1)]) == {"I7"}
+
+
+# Plans and turns
+
+MEMBERS = tuple(Member(name, 1, f"mem://{name}", "ring", "balance") for name in "pq")
+RUN = RunChunk(
+    epoch=1, seq=5, turn=1, request="a", attempt=1, index=0,
+    chunks=(Chunk(0, 10, 1), Chunk(10, 10, 2)), members=MEMBERS, rank=0, target=TARGET,
+    gateway=Peer("g", 1, "mem://g"), router=ROUTER, num_emitted=0, reserve=16,
+    sampling=Sampling(), ending=Ending(5), predicted=1.0,
+)  # fmt: skip
+NEXT = replace(RUN, seq=6, turn=2, index=1)
+
+
+def done(turn: int, seq: int, index: int) -> Event:
+    return sent(ChunkDone("p", 1, seq, turn, "a", 1, index, 1.0, 0, 0, 0, 0, 0), SENDER, ROUTER)
+
+
+def issued(*runs: RunChunk) -> list[Event]:
+    return [sent(run, ROUTER) for run in runs]
+
+
+def test_chunks_run_once_each_in_their_order():
+    assert judge([*issued(RUN, NEXT, RUN), done(1, 5, 0), done(2, 6, 1)]) == []
+
+
+def test_turns_begin_anew_in_another_epoch():
+    again = replace(RUN, epoch=2, attempt=2, seq=5)
+    later = sent(ChunkDone("p", 1, 5, 1, "a", 2, 0, 1.0, 0, 0, 0, 0, 0), SENDER, ROUTER)
+    assert judge([*issued(RUN, NEXT), done(1, 5, 0), done(2, 6, 1), *issued(again), later]) == []
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [*issued(RUN), done(1, 5, 0), done(1, 5, 0)],
+        [*issued(RUN, NEXT), done(2, 6, 1), done(1, 5, 0)],
+        [*issued(RUN), done(2, 6, 1)],
+        issued(RUN, replace(NEXT, turn=1)),
+    ],
+)
+def test_a_chunk_that_runs_twice_or_out_of_turn_is_found(events: list[Event]):
+    assert codes(events) == {"I8"}
+
+
+def hello(incarnation: int) -> Event:
+    peer = Peer("q", incarnation, f"mem://q/{incarnation}")
+    return took(Hello("prefill-worker", peer, "node", 2, ModelCard("m", "f", 100)), ROUTER)
+
+
+def test_a_plan_names_the_living():
+    assert judge([hello(1), *issued(RUN), hello(2)]) == []
+    assert judge([hello(2), *issued(RUN)]) == []
+    refused = sent(Refused(1, LOST_MEMBER), ROUTER, "mem://q/1")
+    assert codes([hello(1), refused, *issued(RUN)]) == {"I9"}
+    assert codes([hello(1), hello(2), *issued(RUN)]) == {"I9"}
+
+
+@pytest.mark.parametrize(
+    "runs",
+    [
+        [RUN, replace(NEXT, members=MEMBERS[::-1])],
+        [replace(RUN, chunks=(Chunk(0, 10, 2), Chunk(10, 10, 1)))],
+        [replace(RUN, chunks=(Chunk(0, 10, 1), Chunk(11, 10, 2)))],
+        [replace(RUN, members=MEMBERS[:1] * 2)],
+    ],
+)
+def test_a_plan_that_does_not_hold_together_is_found(runs: list[RunChunk]):
+    assert codes(issued(*runs)) == {"I9"}
+
+
+# Slots
+
+
+def beat(facts: PrefillFacts | DecodeFacts) -> Event:
+    return sent(Heartbeat("prefill-worker", "p", 1, facts), SENDER, ROUTER)
+
+
+def test_slots_that_do_not_add_up_are_found():
+    held = (Held("a", 1, 32),)
+    assert judge([beat(PrefillFacts(1, 0, 0, 64, 32, held=held))]) == []
+    assert codes([beat(PrefillFacts(1, 0, 0, 64, 48, held=held))]) == {"I3"}
+    assert codes([beat(DecodeFacts(64, 32, 0, 0))]) == {"I3"}
