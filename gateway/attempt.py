@@ -53,11 +53,12 @@ class Attempt:
     def due(self, now: float, stall: float, *, gap: bool) -> Action | None:
         """What is to be done; `gap` if a token is missing while later ones are there.
 
-        After `stall` seconds without a token the attempt is given up.
+        After `stall` seconds without a token of decode the attempt is given up. Its KV may wait
+        longer than that for its turn to be handed over, which the router's levelling watches.
         """
         if not self.accepted:
             return "submit" if now >= self.submit_at else None
-        if now - self.heard >= stall:
+        if self._is_decoding and now - self.heard >= stall:
             return "renew"
         # A decode instance need not know a request whose KV still waits to be sent to it.
         silent = self._is_decoding and (gap or now - self.heard >= ASK)

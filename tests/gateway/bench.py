@@ -60,6 +60,7 @@ class FakeMesh:
         self.questions: list[Ask | Drain] = []
         self.answer: Callable[[Ask | Drain], ControlMessage] | None = None
         self._beaten = asyncio.Event()
+        self._leaving: int | None = None
         self.facts = GatewayFacts(0)
         """Of the last heartbeat."""
         self._mesh = mesh
@@ -96,9 +97,11 @@ class FakeMesh:
                 self.facts = facts
                 self.send(self.state)
                 self._beaten.set()
+                # As the router does: what a member said before it asked to go proves nothing.
+                if self._leaving is not None and facts.idle:
+                    self.send(Goodbye(self._leaving))
             case Leave(incarnation=incarnation):
-                if self.facts.idle:
-                    self.send(Goodbye(incarnation))
+                self._leaving = incarnation
             case _:
                 return False
         return True

@@ -41,6 +41,7 @@ def test_decode_is_not_asked_while_kv_may_still_be_on_its_way_to_it() -> None:
     attempt = Attempt(0, 0.0)
     attempt.token(DECODE, 10.0, is_decoding=False, has_grown=True)
     assert attempt.due(20.0, STALL, gap=False) is None
+    assert attempt.due(10.0 + 2 * STALL, STALL, gap=False) is None
     attempt.over()
     assert attempt.due(20.0, STALL, gap=False) == "ask"
 
