@@ -112,8 +112,9 @@ class Arena:
     def warm(self) -> None:
         """Have every worker work, alone and in a group; then note what they take at rest."""
         sizes = [str(size) for size in (1, 2) if size <= len(self.names("prefill-worker"))]
-        plans = [sizes[0]] * len(self.names("prefill-worker")) + [f"1:20,{sizes[-1]}"] * 2
-        streams = [Stream(self.mesh.url, replace(PROBE, plan=plan)) for plan in plans]
+        plans = [sizes[0]] * len(self.names("prefill-worker")) + [f"1:60,{sizes[-1]}"] * 2
+        request = Request(prompt(0, 200), 4)
+        streams = [Stream(self.mesh.url, replace(request, plan=plan)) for plan in plans]
         for stream in streams:
             assert not stream.join().wrong, stream.answer.wrong
         self.assert_quiescent()
