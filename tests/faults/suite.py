@@ -58,7 +58,7 @@ class Meshes:
 
 def attempt(own: Arena, row: Row, seed: int, sampling: int | None) -> Result:
     """Run one row once; afterwards the mesh is whole and holds nothing."""
-    trial = Trial(own, random.Random(seed), sampling)
+    trial = Trial(own, random.Random(f"{seed} {row.name} {sampling}"), sampling)
     started, mark, why = time.monotonic(), own.mark(), ""
     try:
         try:
