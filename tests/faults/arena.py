@@ -6,7 +6,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,8 @@ class Arena:
     mesh: RealMesh
     roles: dict[str, str]
     """Role by name of all that belongs to the whole mesh."""
-    baselines: Baselines = field(default_factory=Baselines)
+    baselines: Baselines | None = None
+    """Known once everything has worked."""
     references: dict[Request, Answer] = field(default_factory=dict)
 
     @property
@@ -103,8 +104,21 @@ class Arena:
     def assert_quiescent(self) -> float:
         """Seconds until nothing was held; then every process is as small as at its first rest."""
         seconds = await_quiet(lambda: held(self.mesh.url, self.mesh.control))
-        await_quiet(lambda: self.baselines.excess(self.mesh.pids()), 15.0)
+        baselines = self.baselines
+        if baselines is not None:
+            await_quiet(lambda: baselines.excess(self.mesh.pids()), 15.0)
         return seconds
+
+    def warm(self) -> None:
+        """Have every worker work, alone and in a group; then note what they take at rest."""
+        sizes = [str(size) for size in (1, 2) if size <= len(self.names("prefill-worker"))]
+        plans = [sizes[0]] * len(self.names("prefill-worker")) + [f"1:60,{sizes[-1]}"] * 2
+        request = Request(prompt(0, 200), 4)
+        streams = [Stream(self.mesh.url, replace(request, plan=plan)) for plan in plans]
+        for stream in streams:
+            assert not stream.join().wrong, stream.answer.wrong
+        self.assert_quiescent()
+        self.baselines = Baselines(self.roles, self.mesh.pids())
 
     def mark(self) -> int:
         """A place in the log, for `since`."""
@@ -153,5 +167,5 @@ def arena(prefill: int, decode: int, preset: str = "faults.toml", *more: str) ->
         made = Arena(mesh, roles)
         made.await_complete()
         made.reference(PROBE)
-        made.assert_quiescent()
+        made.warm()
         yield made

@@ -10,7 +10,7 @@ from tests.faults import control
 LIMIT = 60.0
 """Seconds in which everything must have gone back; a mesh that leaks never gets there."""
 SLACK_FDS = 24
-"""Descriptors by which a process may exceed its baseline: connections to peers are lazy."""
+"""Descriptors by which a process may exceed the usual: connections to peers are lazy."""
 SLACK_THREADS = 2
 
 
@@ -39,26 +39,47 @@ def footprint(pid: int) -> Footprint | None:
 
 
 class Baselines:
-    """The footprint of each life at its first rest."""
+    """What a process of each role takes at rest, once all of them have worked."""
 
-    def __init__(self) -> None:
-        self._first: dict[int, Footprint] = {}
-
-    def excess(self, pids: dict[str, int]) -> list[str]:
-        """Which processes take more than when they were first seen at rest."""
-        found = []
+    def __init__(self, roles: dict[str, str], pids: dict[str, int]) -> None:
+        self._roles = dict(roles)
+        self._usual: dict[str, Footprint] = {}
         for name, pid in pids.items():
             taken = footprint(pid)
-            if taken is None:
-                continue
-            first = self._first.setdefault(pid, taken)
-            if taken.fds > first.fds + SLACK_FDS:
-                found.append(f"{name} has {taken.fds} descriptors, {first.fds} at first")
-            if taken.threads > first.threads + SLACK_THREADS:
-                found.append(f"{name} has {taken.threads} threads, {first.threads} at first")
-            if taken.processes > first.processes:
-                found.append(f"{name} has {taken.processes} processes, {first.processes} at first")
+            if taken is not None:
+                role = self._roles[name]
+                self._usual[role] = _most(taken, self._usual.get(role, taken))
+
+    def excess(self, pids: dict[str, int]) -> list[str]:
+        """Which processes take more than a process of their role does."""
+        found = []
+        for name, pid in pids.items():
+            taken, usual = footprint(pid), self._usual[self._roles[name]]
+            if taken is not None:
+                found += [f"{name} has {what}" for what in _more(taken, usual)]
         return found
+
+
+def _most(one: Footprint, other: Footprint) -> Footprint:
+    return Footprint(
+        max(one.fds, other.fds),
+        max(one.threads, other.threads),
+        max(one.processes, other.processes),
+        max(one.rss, other.rss),
+    )
+
+
+def _more(taken: Footprint, usual: Footprint) -> list[str]:
+    compared = (
+        ("descriptors", taken.fds, usual.fds, SLACK_FDS),
+        ("threads", taken.threads, usual.threads, SLACK_THREADS),
+        ("processes", taken.processes, usual.processes, 0),
+    )
+    return [
+        f"{now} {what}, {before} are usual"
+        for what, now, before, slack in compared
+        if now > before + slack
+    ]
 
 
 def held(url: str, door: str) -> list[str]:

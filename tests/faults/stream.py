@@ -12,13 +12,12 @@ import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from difflib import SequenceMatcher
+from itertools import pairwise
 from typing import Any
 from urllib.parse import urlsplit
 
 SILENCE = 180.0
 """Seconds without a byte, pings included, after which a stream counts as stuck."""
-IN_FLIGHT = 0.05
-"""Seconds after a death in which tokens may arrive that were sent before it."""
 RESET = struct.pack("ii", 1, 0)
 
 
@@ -197,10 +196,10 @@ class Stream:
             except OSError:
                 return
 
-    def first_after(self, moment: float) -> float | None:
-        """Seconds from a moment to the next token that was not under way already."""
-        later = (at - moment for at in self.answer.times if at > moment + IN_FLIGHT)
-        return next(later, None)
+    def silence_after(self, moment: float) -> float | None:
+        """The longest wait for a token from a moment on, in seconds; None when none was to come."""
+        later = [moment, *(at for at in self.answer.times if at > moment)]
+        return max((after - before for before, after in pairwise(later)), default=None)
 
     def _run(self) -> None:
         try:

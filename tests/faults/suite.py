@@ -58,7 +58,7 @@ class Meshes:
 
 def attempt(own: Arena, row: Row, seed: int, sampling: int | None) -> Result:
     """Run one row once; afterwards the mesh is whole and holds nothing."""
-    trial = Trial(own, random.Random(seed), sampling)
+    trial = Trial(own, random.Random(f"{seed} {row.name} {sampling}"), sampling)
     started, mark, why = time.monotonic(), own.mark(), ""
     try:
         try:
@@ -134,7 +134,8 @@ def _progress(result: Result) -> str:
 
 def _reason(error: BaseException) -> str:
     text = " ".join(f"{type(error).__name__}: {error}".split())
-    return re.sub(r"^AssertionError: ", "", text)[:1000] or "an assertion"
+    text = re.sub(r"^AssertionError: ", "", text)
+    return text if len(text) < 1000 else f"{text[:200]} ... {text[-800:]}"
 
 
 def _keep(own: Arena, mark: int, name: str, trace: str) -> None:

@@ -121,8 +121,8 @@ class Trial:
         assert answer.usage == expected.usage, (answer.usage, expected.usage)
 
     def recovered(self, stream: Stream, since: float) -> None:
-        """Note how long the stream's next token took."""
-        seconds = stream.first_after(since)
+        """Note how long the stream stood still."""
+        seconds = stream.silence_after(since)
         if seconds is not None:
             self.recoveries.append(seconds)
 
