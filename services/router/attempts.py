@@ -122,8 +122,9 @@ class Attempts:
         return request is not None or message.sender is not None
 
     def reject(self, request: Request, status: int, reason: str, now: float) -> None:
-        """Give a waiting request up."""
-        retry_after = RETRY_AFTER if status == 503 else None
+        """Give a waiting request up; a later attempt, which has no time to come back, for good."""
+        is_first = request.owner.attempt == 1
+        retry_after = RETRY_AFTER if status == 503 and is_first else None
         rejected = Rejected(*request.owner, status, reason[:2048], retry_after)
         self.end(request.owner, rejected, now)
         self._send(request.gateway.inbox, rejected)

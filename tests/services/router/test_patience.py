@@ -34,6 +34,16 @@ def test_without_any_decode_instance_all_that_wait_are_told_at_once():
     assert len(mesh.sent_of(Rejected)) == 2
 
 
+def test_a_later_attempt_that_is_given_up_is_not_to_be_tried_again():
+    mesh = Mesh(no_decode_timeout=1.0)
+    mesh.router.lose("d", "test", mesh.now)
+    mesh.submit(attempt=2)
+    ticks(mesh, 2)
+    ((_, rejected),) = mesh.sent_of(Rejected)
+    # Its gateway would say the same attempt again, and would always hear of its end.
+    assert (rejected.status, rejected.retry_after) == (503, None)
+
+
 def test_a_lost_rejection_is_said_again_to_a_repeated_submit():
     mesh = Mesh(no_decode_timeout=1.0)
     mesh.router.lose("d", "test", mesh.now)
