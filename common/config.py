@@ -113,7 +113,7 @@ class RouterConfig(Section, frozen=True):
     reserve_tokens: PositiveInt = 256
     """Decode slots reserved beyond the prompt at planning, at most."""
     no_decode_timeout: Positive = 120.0
-    """Seconds that requests wait for a decode instance to come when there is none."""
+    """Seconds that requests wait for the first decode or prefill instance or broker to come."""
 
 
 class PrefillConfig(Section, frozen=True):

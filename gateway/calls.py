@@ -23,7 +23,7 @@ from common.messages import (
     Token,
     TokenBatch,
 )
-from common.service import Process
+from common.service import Membership, Process
 from gateway.call import Call
 from gateway.errors import Refusal
 from gateway.figures import Figures
@@ -109,18 +109,23 @@ class Calls:
         for call in self._open.values():
             self._renew(call)
 
-    async def run(self) -> None:
+    async def run(self, membership: Membership) -> None:
         """Tick until cancelled."""
         while True:
-            self.tick(self._now())
+            self.tick(self._now(), membership.silence)
             await self._process.clock.sleep(self._process.config.mesh.resend)
 
-    def tick(self, now: float) -> None:
-        """Say again what was not answered, ask for what is missing, give up what stands still."""
+    def tick(self, now: float, silence: float = 0.0) -> None:
+        """Say again what was not answered, ask for what is missing, give up what stands still.
+
+        `silence` is the seconds since the router was heard.
+        """
         stall = self._process.config.gateway.stall_timeout
+        # Prompts that nobody takes would pile up in the outbox, before the next router's Hello.
+        is_heard = silence <= self._process.config.mesh.dead_after
         for call in self._open.values():
             action = call.attempt.due(now, stall, gap=call.stream.gap)
-            if call.is_over or action is None:
+            if call.is_over or action is None or (action == "submit" and not is_heard):
                 continue
             if action == "ask":
                 self._ask(call)

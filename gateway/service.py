@@ -40,7 +40,7 @@ class Gateway:
         """Serve until cancelled; what is open then is told that there is no time left."""
         config = self._process.config.gateway
         async with asyncio.TaskGroup() as group:
-            for loop in (self._membership.run(), self._calls.run(), self._read()):
+            for loop in (self._membership.run(), self._calls.run(self._membership), self._read()):
                 group.create_task(loop)
             try:
                 operators = f"{config.control_host}:{config.control_port}"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from msgspec import structs
 
-from common.errors import LinkTimeout, TetrisError
+from common.errors import Aborted, LinkTimeout, TetrisError
 from common.failpoints import hit
 from common.messages import (
     Cancel,
@@ -194,6 +194,7 @@ class Instance:
             return
         if not self.enter(run.epoch):
             return
+        self._part_from_older_plan(run)
         is_void = owner in self._ended
         work = None if is_void else Work(run, np.frombuffer(ids, dtype="<i4"))
         if not self._turns.add(run.turn, work):
@@ -201,8 +202,20 @@ class Instance:
         hit("chunk.received")
         if not is_void:
             self._live.setdefault(owner, _Live(run))
-        elif owner not in self._live:
+            return
+        # Were it silent, the rest of the group would wait in the ring for it.
+        self._voice.lost(run, Aborted("the attempt has ended here already"))
+        if owner not in self._live:
             self._voice.released(run)
+
+    def _part_from_older_plan(self, run: RunChunk) -> None:
+        """End what an older router has planned and a new one plans again, knowing nothing of it.
+
+        Its KV has other places, so the two plans cannot share anything.
+        """
+        live = self._live.get(owner_of(run))
+        if live is not None and live.run.epoch != run.epoch:
+            self._end(owner_of(run))
 
     def _skip(self, skip: Skip) -> None:
         if skip.incarnation != self._process.peer.incarnation:

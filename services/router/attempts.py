@@ -29,7 +29,7 @@ class Attempts:
         self._send = send
 
     def submit(self, submit: Submit, ids: bytes, now: float) -> bool:
-        """Take an attempt in, or say again what became of it; False when it is of no interest."""
+        """Take an attempt in, or say again what became of it; False when that has to wait."""
         hit("router.submit")
         requests, gateway = self._books.requests, submit.reply
         request = Request.of(submit, ids)
@@ -43,6 +43,8 @@ class Attempts:
             self._books.sightings.forget(known.owner)
             self._send(gateway.inbox, known.accepted())
             return True
+        if self._is_on_its_way(request.owner):
+            return False
         rejected = self._rejection(request, now)
         if rejected is not None:
             self._send(gateway.inbox, rejected)
@@ -122,8 +124,9 @@ class Attempts:
         return request is not None or message.sender is not None
 
     def reject(self, request: Request, status: int, reason: str, now: float) -> None:
-        """Give a waiting request up."""
-        retry_after = RETRY_AFTER if status == 503 else None
+        """Give a waiting request up; a later attempt, which has no time to come back, for good."""
+        is_first = request.owner.attempt == 1
+        retry_after = RETRY_AFTER if status == 503 and is_first else None
         rejected = Rejected(*request.owner, status, reason[:2048], retry_after)
         self.end(request.owner, rejected, now)
         self._send(request.gateway.inbox, rejected)
@@ -138,6 +141,13 @@ class Attempts:
         if member is not None:
             frames = () if parcel.ids is None else (parcel.ids,)
             self._send(member.inbox, parcel.message, *frames)
+
+    def _is_on_its_way(self, owner: Owner) -> bool:
+        """Whether workers still hand an unknown attempt over, as an older router has planned it.
+
+        It is adopted soon or ends as an orphan; a second plan would mix its KV with the first's.
+        """
+        return owner in self._books.memory.owners or self._books.placement.holds(owner)
 
     def _inboxes(self, request: Request) -> list[Endpoint]:
         """Where all live that may hold something of it."""

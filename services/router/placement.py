@@ -54,6 +54,10 @@ class Placement:
         instances = self._instances.items()
         return next((name for name, instance in instances if owner in instance.admitted), None)
 
+    def holds(self, owner: Owner) -> bool:
+        """Whether an instance has told that it holds slots of an attempt."""
+        return any(owner in instance.held for instance in self._instances.values())
+
     def freeness(self, name: str) -> float:
         """Free slots per active request."""
         instance = self._instances[name]

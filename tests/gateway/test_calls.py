@@ -158,6 +158,18 @@ def test_a_submit_is_repeated_every_resend_until_it_is_accepted() -> None:
     assert desk.tick(1000.0) == []
 
 
+def test_no_prompt_piles_up_for_a_router_that_is_not_heard() -> None:
+    desk = Desk()
+    desk.open()
+    desk.take()
+    for _ in range(100):
+        desk.time.at += 0.5
+        desk.calls.tick(desk.time.at, silence=1.6)
+    assert desk.take() == []
+    desk.calls.tick(desk.time.at, silence=0.0)
+    assert [type(m) for m in desk.take()] == [Submit]
+
+
 def test_missing_tokens_are_asked_of_the_instance_that_decodes_them() -> None:
     desk = Desk()
     desk.open()

@@ -38,6 +38,11 @@ def test_a_full_queue_ends_a_first_attempt_and_delays_a_later_one() -> None:
     desk.receive(Rejected("r", 2, 400, "too long"))
     assert call.failure is not None
     assert call.failure.status == 400
+    waited = desk.open(name="w")
+    desk.receive(Failed("w", 1, "decode", "lost", True))
+    desk.receive(Rejected("w", 2, 503, "there is no decode instance"))
+    assert waited.failure is not None
+    assert waited.failure.status == 503
     other = desk.open(name="s")
     desk.receive(Rejected("s", 1, 503, "the queue is full", 3.0))
     assert other.failure is not None

@@ -53,7 +53,7 @@ class Door:
     async def run(self) -> None:
         """Serve until cancelled."""
         async with asyncio.TaskGroup() as group:
-            for loop in (self._membership.run(), self.calls.run(), self._read()):
+            for loop in (self._membership.run(), self.calls.run(self._membership), self._read()):
                 group.create_task(loop)
             try:
                 await asyncio.Event().wait()

@@ -408,6 +408,10 @@ def test_a_chunk_that_comes_after_the_end_is_void() -> None:
     assert rig.started == []
     assert rig.of(Released) == [RELEASED]
     assert rig.instance.facts().finished_through == 1
+    # A router that does not know of the end must not have the group wait for this member.
+    [failed] = rig.of(Failed)
+    assert isinstance(failed, Failed)
+    assert (failed.retryable, failed.sender) == (True, INBOX)
 
 
 @pytest.mark.parametrize(
@@ -453,6 +457,22 @@ def test_a_new_life_of_the_router_forgets_what_has_not_been_computed() -> None:
     assert rig.instance.facts().finished_through == 1
     rig.plan(plan((8, 1)), request="c", turn=2, epoch=1)
     assert rig.computed() == [("a", 0), ("b", 0)]
+
+
+def test_an_attempt_that_a_new_router_plans_again_begins_anew_with_the_next() -> None:
+    rig = Rig()
+    rig.plan(plan((8, 1)))
+    rig.compute(first=5)
+    # Its KV is on its way when a Submit comes that was meant for the old router.
+    rig.plan(plan((4, 1), (4, 1)), epoch=2)
+    assert rig.computed() == [("a", 0)]
+    [failed] = rig.of(Failed)
+    assert isinstance(failed, Failed)
+    assert failed.retryable
+    assert rig.released == [A]
+    assert rig.instance.facts().finished_through == 2
+    rig.instance.receive(Grant("a", 1, 0, 0, 0, 1))
+    assert rig.parcels == []
 
 
 def test_a_new_life_of_the_router_hears_nothing_of_the_numbers_of_the_old() -> None:

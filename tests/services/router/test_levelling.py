@@ -1,5 +1,7 @@
 from array import array
 
+import pytest
+
 from common.messages import (
     Accepted,
     Admitted,
@@ -83,6 +85,25 @@ def test_a_submit_of_what_decode_carries_on_already_is_no_second_run():
     mesh.submit(attempt=2)
     assert mesh.sent_of(Cancel) == [("in-d", Cancel("r", 1))]
     assert mesh.sent_of(RunChunk)
+
+
+@pytest.mark.parametrize("holder", ["prefill", "decode"])
+def test_an_attempt_that_is_handed_over_for_an_older_router_is_not_planned_again(holder):
+    for is_admitted in (True, False):
+        mesh = Mesh()
+        for beat in range(6):
+            held = (Held("r", 1, 1024, 1.0),)
+            if is_admitted and beat == 3:
+                decoding(mesh)
+            elif holder == "decode":
+                mesh.decode_beat(0, held)
+            else:
+                mesh.beat("p0", held=held, epoch=76)
+            mesh.submit()
+            mesh.now += 0.5
+        assert mesh.sent_of(RunChunk) == []
+        assert bool(mesh.sent_of(Accepted)) == is_admitted
+        assert bool(mesh.sent_of(Failed)) == (not is_admitted)
 
 
 def test_an_attempt_that_nobody_carries_on_fails_after_a_grace():

@@ -1,3 +1,5 @@
+import pytest
+
 from common.messages import Accepted, Admitted, Drain, Ending, Goodbye, Leave, Rejected, RunChunk
 from tests.services.router.mesh import Mesh, hello
 
@@ -32,6 +34,33 @@ def test_without_any_decode_instance_all_that_wait_are_told_at_once():
     assert mesh.sent_of(RunChunk)[-1][1].request == "c"
     ticks(mesh, 9)
     assert len(mesh.sent_of(Rejected)) == 2
+
+
+@pytest.mark.parametrize(("names", "what"), [(["p0", "p1"], "prefill instance"), (["b"], "broker")])
+def test_nobody_waits_for_ever_for_a_role_that_was_drained_for_good(names, what):
+    mesh = Mesh(no_decode_timeout=10.0)
+    for name in names:
+        mesh.give(Drain(1, "in-g", name))
+        mesh.give(Leave(name, 1))
+    for name in names:
+        mesh.beat(name)
+    assert {to for to, _ in mesh.sent_of(Goodbye)} == {f"in-{name}" for name in names}
+    mesh.submit()
+    ticks(mesh, 10)
+    assert mesh.sent_of(Rejected) == []
+    ticks(mesh, 1)
+    ((_, rejected),) = mesh.sent_of(Rejected)
+    assert (rejected.status, rejected.reason) == (503, f"there is no {what}")
+
+
+def test_a_later_attempt_that_is_given_up_is_not_to_be_tried_again():
+    mesh = Mesh(no_decode_timeout=1.0)
+    mesh.router.lose("d", "test", mesh.now)
+    mesh.submit(attempt=2)
+    ticks(mesh, 2)
+    ((_, rejected),) = mesh.sent_of(Rejected)
+    # Its gateway would say the same attempt again, and would always hear of its end.
+    assert (rejected.status, rejected.retry_after) == (503, None)
 
 
 def test_a_lost_rejection_is_said_again_to_a_repeated_submit():
