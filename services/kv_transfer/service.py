@@ -79,7 +79,7 @@ class Broker:
         if silence > self._process.config.mesh.lease:
             self.fence()
         for target in self._targets.values():
-            self._send(target.manager.advance(self._process.clock.now()))
+            self._advance(target.manager)
 
     def receive(self, message: ControlMessage) -> None:
         """Act on one message; whatever is not for a broker is ignored."""
@@ -87,21 +87,32 @@ class Broker:
             case Handshake():
                 failpoints.hit("broker.handshake")
                 if Owner(message.request, message.attempt) not in self._ended:
-                    manager = self._manager(message.target)
-                    now = self._process.clock.now()
-                    self._send(manager.handshake(message, now) if manager else ())
+                    self._handshake(message)
             case Release():
                 failpoints.hit("broker.release")
                 target = self._targets.get(message.target)
                 if target is not None and target.incarnation == message.incarnation:
+                    self._advance(target.manager)
                     self._send(target.manager.release(message))
             case EndOfRequest() | Cancel():
                 owner = Owner(message.request, message.attempt)
                 self._ended.add(owner)
                 for target in self._targets.values():
+                    self._advance(target.manager)
                     self._send(target.manager.end(owner))
             case _:
                 pass
+
+    def _handshake(self, message: Handshake) -> None:
+        manager = self._manager(message.target)
+        if manager is not None:
+            self._advance(manager)
+            self._send(manager.handshake(message, self._process.clock.now()))
+
+    def _advance(self, manager: ReceiveManager) -> None:
+        # A target may have had another broker since this one lent for it last.
+        now = self._process.clock.now()
+        self._send(manager.advance(now, self._generation(now)))
 
     def _manager(self, target: Target) -> ReceiveManager | None:
         """The manager of a target; None for an older life of it, or one too many."""

@@ -137,6 +137,8 @@ class Instance:
         due = self._sends.due(self._now())
         for handshake in due.handshakes:
             self._process.mesh.send(handshake.target.broker, handshake)
+        for broker, release in due.releases:
+            self._process.mesh.send(broker, release)
         for parcel in due.parcels:
             self._hands.submit(parcel)
         for owner in due.through:

@@ -19,6 +19,7 @@ from common.messages import (
     Handshake,
     KvAck,
     KvLayout,
+    Release,
     RunChunk,
     Target,
     Token,
@@ -42,6 +43,8 @@ class Due:
 
     handshakes: list[Handshake] = field(default_factory=list)
     """Each to the broker of its target."""
+    releases: list[tuple[Endpoint, Release]] = field(default_factory=list)
+    """Each with its broker."""
     parcels: list[Parcel] = field(default_factory=list)
     through: list[Owner] = field(default_factory=list)
     """Requests whose KV this member need not hold any longer."""
@@ -148,6 +151,9 @@ class SendManager:
         handshake = transfer.ask(now, self._config.mesh.resend)
         if handshake is not None:
             due.handshakes.append(handshake)
+        release = transfer.release()
+        if release is not None:
+            due.releases.append((transfer.target.broker, release))
         if transfer.grant is not None:
             layers = transfer.take(now, self._config.prefill.window)
             due.parcels.extend(transfer.parcel(transfer.grant, i, self._reply) for i in layers)

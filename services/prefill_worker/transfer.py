@@ -20,6 +20,7 @@ from common.messages import (
     KvLayer,
     Loan,
     Peer,
+    Release,
     RunChunk,
     Target,
     Token,
@@ -55,6 +56,8 @@ class Transfer:
     grant: Grant | None = None
     is_announcing: bool = False
     """Whether the broker has yet to confirm the loan in use."""
+    has_moved: bool = False
+    """Whether it has another broker than at first: decode may give the loan back to the former."""
     spans: tuple[Span, ...] = ()
     num_computed: int = 0
     is_computed: bool = False
@@ -68,6 +71,7 @@ class Transfer:
         """From now on this broker lends."""
         self.target = structs.replace(self.target, broker=broker)
         self.asked_at = NEVER
+        self.has_moved = not self.is_through
         self.is_announcing = self.grant is not None and not self.is_through
 
     def lend(self, grant: Grant, now: float) -> None:
@@ -96,6 +100,15 @@ class Transfer:
             num_senders=max(sizes),
             held=Loan(self.grant.backend, self.grant.generation) if self.grant else None,
         )
+
+    def release(self) -> Release | None:
+        """What the broker is to be told once the transfer is through, unless decode surely does."""
+        if not (self.is_through and self.has_moved):
+            return None
+        self.has_moved = False
+        run, target = self.run, self.target
+        place = (run.request, run.attempt, run.index, run.rank)
+        return Release(*place, target.name, target.incarnation)
 
     def take(self, now: float, window: int) -> list[int]:
         """Layers to send now, `num_layers` for the commit: first the overdue, then the next."""

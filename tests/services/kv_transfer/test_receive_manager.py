@@ -131,6 +131,17 @@ def test_generations_start_above_the_one_given() -> None:
     assert manager.handshake(shake("a"), NOW)[0].grant.generation == 101
 
 
+def test_loans_are_newer_than_those_that_another_broker_may_have_given_meanwhile() -> None:
+    manager = ReceiveManager(1, generation=10)
+    assert manager.handshake(shake("a"), NOW)[0].grant.generation == 11
+    manager.handshake(shake("b"), NOW)
+    assert manager.advance(NOW + 1.0, 50) == []
+    assert manager.end(Owner("a", 1))[0].grant.generation == 51
+    assert manager.advance(NOW + 2.0, 20) == []  # an old one changes nothing
+    manager.handshake(shake("c"), NOW)
+    assert manager.end(Owner("b", 1))[0].grant.generation == 52
+
+
 def announced(backend: int, generation: int, **changes: int) -> Handshake:
     return shake("a", transfers=3, senders=2, held=Loan(backend, generation), **changes)
 

@@ -34,7 +34,7 @@ from common.messages import (
 )
 from common.metrics import Metrics
 from common.service import Process
-from services.kv_transfer.service import MAX_TARGETS, serve
+from services.kv_transfer.service import MAX_TARGETS, Broker, serve
 
 SECONDS = 10.0
 
@@ -235,6 +235,46 @@ def test_without_a_router_the_leases_run_out(tmp_path: Path) -> None:
         assert await client.grant() == "b"
 
     play(tmp_path, scenario, lease=0.2)
+
+
+class Rig:
+    """A broker; also its clock and its mesh."""
+
+    def __init__(self) -> None:
+        self.time = 0.0
+        self.grants: list[Grant] = []
+        log = structlog.make_filtering_bound_logger(50)(None, [], {})
+        config = Config(model=ModelConfig(path="/m", name="m"))
+        peer = Peer("broker-0", 1, "b")
+        self.broker = Broker(Process(config, self, self, Metrics(), log, peer, "node-0"))
+
+    def now(self) -> float:
+        return self.time
+
+    def send(self, endpoint: str, message: ControlMessage) -> None:
+        assert isinstance(message, Grant)
+        self.grants.append(message)
+
+    def shake(self, request: str, chunk: int = 0, held: Loan | None = None) -> None:
+        target = Target("d", 1, "d", "tcp://d:2", 1, "b")
+        peer = Peer("p", 1, "p")
+        self.broker.receive(Handshake(request, 1, chunk, 0, peer, target, 2, 1, held))
+
+    def wait(self, seconds: float) -> None:
+        self.time += seconds
+        self.broker.tick(0.0)
+
+
+def test_a_broker_that_gets_a_target_back_lends_newer_than_who_had_it_meanwhile() -> None:
+    rig, other = Rig(), Rig()
+    for one, request, at in ((rig, "a", 0.0), (other, "b", 20.0), (rig, "c", 40.0)):
+        one.time = at
+        one.shake(request)
+        one.wait(5.0)
+        one.broker.receive(Cancel(request, 1))
+    first, last = rig.grants
+    [between] = other.grants
+    assert first.generation < between.generation < last.generation
 
 
 def test_faults_can_be_injected_at_every_message(tmp_path: Path) -> None:

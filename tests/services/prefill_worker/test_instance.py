@@ -26,6 +26,7 @@ from common.messages import (
     KvLayout,
     Peer,
     Ready,
+    Release,
     Released,
     Running,
     Skip,
@@ -362,6 +363,16 @@ def test_handshakes_and_ends_go_to_the_broker_that_the_router_names() -> None:
     rig.fail(OutOfPages("full"))
     to_broker = [type(message) for endpoint, message in rig.sent if endpoint == "tcp://b:2"]
     assert to_broker == [Handshake, EndOfRequest]
+
+
+def test_a_new_broker_hears_from_the_sender_that_a_transfer_is_through() -> None:
+    rig = Rig()
+    rig.plan(plan((8, 1)))
+    rig.instance.receive(Grant("a", 1, 0, 0, 0, 1))
+    rig.instance.welcome(Welcome(1, 1, brokers=(Brokerage("d", 1, "tcp://b:2"),)))
+    rig.compute(first=5)
+    rig.hand_over()
+    assert ("tcp://b:2", Release("a", 1, 0, 0, "d", 1)) in rig.sent
 
 
 def test_without_a_router_everything_is_let_go_of_and_the_router_told_if_it_comes_back() -> None:

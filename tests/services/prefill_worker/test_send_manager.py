@@ -1,3 +1,4 @@
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,6 +15,7 @@ from common.messages import (
     Loan,
     Member,
     Peer,
+    Release,
     RunChunk,
     Sampling,
     Target,
@@ -276,6 +278,27 @@ def test_a_loan_in_use_is_announced_to_a_new_broker_until_it_answers() -> None:
     assert sends.due(1.9) == Due()
     sends.receive(ack(0), 1.9)
     assert sends.on_computed(Key("a", 1, 0), None, 2.0).acknowledged > 0
+
+
+@pytest.mark.parametrize("has_moved", [True, False])
+def test_a_broker_that_took_over_hears_the_end_of_a_transfer_from_its_sender(
+    has_moved: bool,
+) -> None:
+    sends, key = manager(), Key("a", 1, 0)
+    sends.follow([brokerage("tcp://b:2")])
+    sends.begin(run_chunk())
+    sends.receive(grant(), 0.0)
+    sends.follow([brokerage("tcp://b:3" if has_moved else "tcp://b:2")])
+    for layer in range(3):
+        sends.on_layer(key, layer, SPANS, 0.0)
+    sends.on_computed(key, None, 0.0)
+    for layer in range(4):
+        assert sends.due(0.0).releases == []
+        sends.receive(ack(layer), 0.0)
+    due = sends.due(0.0)
+    release = Release("a", 1, 0, 0, TARGET.name, TARGET.incarnation)
+    assert due.releases == ([("tcp://b:3", release)] if has_moved else [])
+    assert due.through == [Owner("a", 1)]
 
 
 def test_a_broker_that_comes_back_at_the_same_place_is_told_too() -> None:
