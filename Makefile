@@ -30,6 +30,10 @@ soak: $(STAMP)
 	@$(BIN)/python -m tests.faults.soak --minutes $(or $(MINUTES),20) --load $(or $(LOAD),0.6) \
 	  --seed $(or $(SEED),1)
 
+## simulate: the control plane in virtual time, seed by seed: make simulate ARGS="--seeds 0..999"
+simulate: $(STAMP)
+	@$(BIN)/python -m tests.simulation.run $(ARGS)
+
 ## check: format, lint, types, layering
 check: $(STAMP)
 	@$(BIN)/ruff format --check .

@@ -36,6 +36,8 @@ class Reports:
             case ChunkDone(seq=seq, turn=turn):
                 if books.pool.is_turn(name, seq, turn):
                     books.pool.finished(name, turn)
+                    # Turns run in their order: what is done has come, and all before it.
+                    books.dispatch.acknowledge(name, turn)
             case Released(request=request, attempt=attempt):
                 books.memory.release(Owner(request, attempt), name)
 

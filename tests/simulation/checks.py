@@ -7,31 +7,24 @@ wrong; `end` says what is missing when everything is at rest.
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from common.messages import (
     LOST_MEMBER,
     BrokerFacts,
-    Cancel,
     ChunkDone,
     DecodeFacts,
     DecodeStats,
-    EndOfRequest,
     FirstToken,
-    Goodbye,
-    Grant,
-    Handshake,
     Heartbeat,
     Hello,
-    KvAck,
     PrefillFacts,
     Refused,
-    Release,
     RunChunk,
     TokenBatch,
-    Welcome,
 )
 from tests.simulation.history import ANSWERED, Asked, Event, Given, Over
+from tests.simulation.lending import Landing, Loans
 
 
 class Check(Protocol):
@@ -90,181 +83,6 @@ class Tokens:
         expected = self._expected.get(request, ())
         if index >= len(expected) or expected[index] != token:
             yield f"I1 {request} has token {token} at {index}"
-
-
-class Transfer(NamedTuple):
-    """One chunk's KV of one member."""
-
-    request: str
-    attempt: int
-    chunk: int
-    rank: int
-
-
-class Lending:
-    """What one life of a broker must know of one decode instance: who wants and who has what."""
-
-    def __init__(self, num_backends: int) -> None:
-        self.lent: dict[Transfer, tuple[int, int]] = {}
-        self.newest: dict[int, int] = {}
-        self._num_backends = num_backends
-        self._wanted: dict[tuple[str, int], int] = {}  # in order of first handshake
-        self._transfers: dict[tuple[str, int], int] = {}
-        self._over: set[tuple[str, int]] = set()
-        self._waiting: set[Transfer] = set()
-        self._released: set[Transfer] = set()
-
-    def handshake(self, message: Handshake) -> None:
-        owner = (message.request, message.attempt)
-        if owner in self._over:
-            return
-        for older in [o for o in self._wanted if o[0] == owner[0] and o[1] < owner[1]]:
-            self.over(older)
-        wanted = min(message.num_senders, message.num_transfers, self._num_backends)
-        self._wanted.setdefault(owner, wanted)
-        self._transfers.setdefault(owner, message.num_transfers)
-        transfer = Transfer(*owner, message.chunk, message.rank)
-        if message.held is not None and transfer not in self._released:
-            self.lent.setdefault(transfer, (message.held.backend, message.held.generation))
-            self._waiting.discard(transfer)
-        elif transfer not in self.lent and transfer not in self._released:
-            self._waiting.add(transfer)
-
-    def release(self, message: Release) -> None:
-        owner = (message.request, message.attempt)
-        transfer = Transfer(*owner, message.chunk, message.rank)
-        if self.lent.pop(transfer, None) is not None:
-            self._released.add(transfer)
-        through = sum(one[:2] == owner for one in self._released)
-        if message.is_last or through == self._transfers.get(owner):
-            self.over(owner)
-
-    def over(self, owner: tuple[str, int]) -> None:
-        self._over.add(owner)
-        self._wanted.pop(owner, None)
-        for books in (self._waiting, self._released):
-            books.difference_update([one for one in books if one[:2] == owner])
-        for transfer in [one for one in self.lent if one[:2] == owner]:
-            del self.lent[transfer]
-
-    def grant(self, grant: Grant) -> Iterator[str]:
-        transfer = Transfer(grant.request, grant.attempt, grant.chunk, grant.rank)
-        loan = (grant.backend, grant.generation)
-        if self.lent.get(transfer) == loan:
-            return
-        if transfer in self.lent:
-            yield f"I4 {transfer} has {self.lent[transfer]} and is lent {loan}"
-        elif transfer not in self._waiting:
-            yield f"I4 {transfer} is lent a backend and did not ask for it"
-        if grant.backend in [backend for backend, _ in self.lent.values()]:
-            yield f"I4 backend {grant.backend} is lent twice, now to {transfer}"
-        if grant.generation <= self.newest.get(grant.backend, 0):
-            yield f"I7 generation {grant.generation} of backend {grant.backend} is not new"
-        yield from self._overtaken(transfer)
-        self._waiting.discard(transfer)
-        self.lent[transfer] = loan
-        self.newest[grant.backend] = grant.generation
-
-    def _overtaken(self, transfer: Transfer) -> Iterator[str]:
-        for owner, wanted in self._wanted.items():
-            if owner == transfer[:2]:
-                return
-            has = sum(one[:2] == owner for one in self.lent)
-            if has < wanted and any(one[:2] == owner for one in self._waiting):
-                yield f"I4 {transfer} overtakes {owner}"
-
-
-class Loans:
-    """I4: no backend is lent twice at a time, none to a later request that should wait.
-
-    Args:
-        lease: seconds after which a broker that hears no router may let go of everything. Whether
-            it did is unknown until it says that it holds nothing.
-    """
-
-    def __init__(self, lease: float = math.inf) -> None:
-        self._lease = lease
-        self._heard: dict[str, float] = {}
-        self._lives: dict[str, int] = {}
-        self._unsure: set[str] = set()
-        self._lendings: dict[str, dict[str, tuple[int, Lending]]] = {}
-        self._ended: defaultdict[str, set[tuple[str, int]]] = defaultdict(set)
-
-    def take(self, event: Event) -> Iterator[str]:
-        where, lendings = event.where, self._lendings.setdefault(event.where, {})
-        if event.time - self._heard.get(where, event.time) > self._lease:
-            self._unsure.add(where)
-        match event.way, event.message:
-            case "took", Welcome() | Refused() | Goodbye():
-                self._heard[where] = event.time
-                refused = getattr(event.message, "reason", "") == LOST_MEMBER
-                if refused and event.message.incarnation == self._lives.get(where, 1):
-                    lendings.clear()
-            case "sent", Heartbeat(incarnation=life, facts=BrokerFacts() as facts):
-                self._lives[where] = life
-                if where in self._unsure and not facts.held and not facts.waiting:
-                    lendings.clear()
-                    self._unsure.discard(where)
-            case "took", _:
-                self._note(where, lendings, event.message)
-            case "sent", Grant() as grant if where not in self._unsure:
-                yield from self._grant(lendings, grant)
-
-    def _note(self, where: str, lendings: dict[str, tuple[int, Lending]], message: object) -> None:
-        match message:
-            case Handshake():
-                self._handshake(where, lendings, message)
-            case Release():
-                life, lending = lendings.get(message.target, (0, None))
-                if lending is not None and life == message.incarnation:
-                    lending.release(message)
-            case EndOfRequest() | Cancel():
-                self._ended[where].add((message.request, message.attempt))
-                for _, lending in lendings.values():
-                    lending.over((message.request, message.attempt))
-
-    def end(self) -> Iterator[str]:
-        yield from ()
-
-    def _handshake(
-        self, where: str, lendings: dict[str, tuple[int, Lending]], message: Handshake
-    ) -> None:
-        target = message.target
-        life, lending = lendings.get(target.name, (0, None))
-        if target.incarnation > life:
-            life, lending = target.incarnation, Lending(target.num_backends)
-            lendings[target.name] = life, lending
-        is_over = (message.request, message.attempt) in self._ended[where]
-        if lending is not None and life == target.incarnation and not is_over:
-            lending.handshake(message)
-
-    def _grant(self, lendings: dict[str, tuple[int, Lending]], grant: Grant) -> Iterator[str]:
-        owner = (grant.request, grant.attempt)
-        mine = [one for _, one in lendings.values() if owner in one._wanted]
-        if len(mine) != 1:
-            yield f"I4 {owner} is lent a backend and wants none"
-        for lending in mine:
-            yield from lending.grant(grant)
-
-
-class Landing:
-    """I7: decode acknowledges KV only of a transfer that was granted that very loan."""
-
-    def __init__(self) -> None:
-        self._granted: set[tuple[Transfer, int]] = set()
-
-    def take(self, event: Event) -> Iterator[str]:
-        match event.way, event.message:
-            case "sent", Grant() as grant:
-                transfer = Transfer(grant.request, grant.attempt, grant.chunk, grant.rank)
-                self._granted.add((transfer, grant.generation))
-            case "sent", KvAck() as ack:
-                transfer = Transfer(ack.request, ack.attempt, ack.chunk, ack.rank)
-                if (transfer, ack.generation) not in self._granted:
-                    yield f"I7 KV of {transfer} landed under loan {ack.generation}"
-
-    def end(self) -> Iterator[str]:
-        yield from ()
 
 
 class Once:
@@ -398,9 +216,9 @@ class Judge:
             self.violations += [f"at the end: {what}" for what in check.end()]
 
 
-def judge(events: Iterable[Event]) -> list[str]:
+def judge(events: Iterable[Event], lease: float = math.inf) -> list[str]:
     """All that is wrong with a recorded history."""
-    judge_ = Judge()
+    judge_ = Judge(lease)
     for event in events:
         judge_.take(event)
     judge_.end()

@@ -41,6 +41,7 @@ class Cluster:
     decode_tokens: int = 16_000_000
     backends: int = 8
     layout: KvLayout = LLAMA3_8B
+    step: StepCost = A100
     error: float = 0.0
     faults: Faults = field(default_factory=Faults)
     link_faults: Faults = field(default_factory=lambda: Faults(max_delay=0.0, min_delay=0.0))

@@ -37,8 +37,11 @@ def draw(rng: random.Random, names: Sequence[str], horizon: float) -> list[Fault
     victims = [name for name in names if rng.random() < 0.6] or [rng.choice(names)]
     faults = [
         _draw(rng, rng.choice(kinds), victims, names, horizon)
-        for _ in range(rng.randint(1, max(1, int(horizon / 5))))
+        for _ in range(rng.randint(2, max(3, int(horizon / rng.choice((6, 3, 1.5))))))
     ]
+    if rng.random() < 0.4:
+        noise, link_noise = _noise(rng), _link_noise(rng)
+        faults.append(Fault("noise", 0.0, horizon, noise=noise, link_noise=link_noise))
     return sorted(faults, key=lambda fault: fault.time)
 
 
@@ -99,6 +102,7 @@ class Nemesis:
         for host in self._world.hosts.values():
             host.thaw()
             self._start(host)
+        self._world.healed = self._clock.now()
 
     async def _strike(self, fault: Fault) -> None:
         await self._clock.sleep(fault.time)

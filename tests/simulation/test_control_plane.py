@@ -1,44 +1,29 @@
 """The whole control plane with emulated engines: LLaMA3-8B on two nodes of eight A100s.
 
-Survived, and so asserted here: delays that reorder messages of different senders, duplicates of
-all messages, and the loss of every kind of message but these:
-
-- `TokenBatch`: its tokens are not sent again. A lost `FirstToken` comes again with the first
-  batch, so requests here ask for two tokens at least.
-- `Release`: a repeated `KvCommit` is acknowledged, but its backend is not given back again.
-- `EndOfRequest`, `Cancel`, `Failed`: sent once, and heartbeats do not make up for all of them.
-
-Nothing gets lost where clients leave: a member whose `RunChunk` was lost before the `Cancel` stays
-away, and the rest of its group waits for it until `start_timeout`.
-
-Messages of one sender to one receiver keep their order, as the mesh promises. Of the links,
-`KvLayer`, `KvCommit` and `KvAck` may be lost, `RingReady` may not: a ring repeats nothing.
+Any message may get lost, come twice, late, or (see `test_scenario`) before those that were sent
+earlier, but for `RingReady` and `RingAbort`: a ring repeats nothing, its link is a reliable one
+that fails only with its ends. Processes that die, stand still and come back are for
+`test_scenario` too.
 """
 
 import asyncio
 import random
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from common.memory_transport import Faults
-from common.messages import Cancel, EndOfRequest, Failed, Release, TokenBatch
-from common.wire import CONTROL, Frame
 from tests.simulation.client import Answer
 from tests.simulation.cluster import Cluster
 from tests.simulation.questions import Question, poisson
 from tests.simulation.virtual_loop import run
 from tests.simulation.world import World
 
-PRECIOUS = (TokenBatch, Release, EndOfRequest, Cancel, Failed)
 LOSSY = Faults(min_delay=0.0, max_delay=0.0, loss=0.01)
 TIGHT = Cluster(prefill_tokens=40_000, decode_tokens=160_000, backends=2, error=0.2)
-
-
-def may_lose(frames: Sequence[Frame]) -> bool:
-    return not isinstance(CONTROL.decode(frames)[0], PRECIOUS)
 
 
 def play(
@@ -74,7 +59,7 @@ def test_a_hundred_requests_are_answered_when_the_router_says(tmp_path: Path, ra
 
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(tmp_path: Path) -> None:
     questions = poisson(20, 1.0, seed=2)
-    faults = Faults(loss=0.01, duplication=0.01, may_lose=may_lose)
+    faults = Faults(loss=0.01, duplication=0.01)
     runs = [
         play(tmp_path, Cluster(error=0.1, faults=faults, link_faults=LOSSY, seed=seed), questions)
         for seed in (1, 1, 2)
@@ -96,7 +81,7 @@ def test_requests_that_do_not_fit_wait_their_turn(tmp_path: Path, seed: int) -> 
 
 @pytest.mark.parametrize("seed", range(2))
 def test_a_lossy_network_costs_time_alone(tmp_path: Path, seed: int) -> None:
-    faults = Faults(max_delay=0.05, loss=0.02, duplication=0.02, may_lose=may_lose)
+    faults = Faults(max_delay=0.05, loss=0.02, duplication=0.02)
     cluster = Cluster(error=0.1, faults=faults, link_faults=LOSSY, seed=seed)
     world, _ = play(tmp_path, cluster, poisson(50, 2.0, seed))
     assert world.network.num_lost > 100
@@ -105,11 +90,12 @@ def test_a_lossy_network_costs_time_alone(tmp_path: Path, seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(2))
 def test_clients_that_leave_at_any_time_leave_nothing_behind(tmp_path: Path, seed: int) -> None:
-    questions, rng = poisson(50, 3.0, seed), random.Random(seed)
+    questions, rng = poisson(50, 1.5, seed), random.Random(seed)
     answers: dict[str, Answer] = {}
 
     async def main() -> World:
-        world = World(tmp_path, TIGHT)
+        faults = Faults(max_delay=0.05, loss=0.02, duplication=0.02)
+        world = World(tmp_path, replace(TIGHT, faults=faults, link_faults=LOSSY, seed=seed))
 
         async def one(question: Question, patience: float) -> None:
             await asyncio.sleep(question.arrival)
@@ -120,12 +106,12 @@ def test_clients_that_leave_at_any_time_leave_nothing_behind(tmp_path: Path, see
         async with world.running():
             async with asyncio.TaskGroup() as group:
                 for question in questions:
-                    group.create_task(one(question, rng.expovariate(0.1)))
+                    group.create_task(one(question, rng.expovariate(0.05)))
             assert await world.settled() == []
         return world
 
     world = run(main())
-    assert 10 < len(answers) < 40
+    assert 5 < len(answers) < 45
     for question in questions:
         if question.name in answers:
             assert answers[question.name].tokens == world.expected(question)

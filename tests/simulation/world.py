@@ -5,6 +5,7 @@ emulated, and the HTTP door is left out. Everything random comes from the cluste
 """
 
 import asyncio
+import math
 import random
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -33,7 +34,7 @@ from services.router.service import route
 from tests.simulation import client
 from tests.simulation.checks import Judge
 from tests.simulation.client import Answer
-from tests.simulation.cluster import A100, BANDWIDTH, LATENCY, Cluster, configuration
+from tests.simulation.cluster import BANDWIDTH, LATENCY, Cluster, configuration
 from tests.simulation.cuts import Cuts
 from tests.simulation.history import (
     ANSWERED,
@@ -73,12 +74,13 @@ class World:
         """May be replaced at any time, as the network's."""
         latency = LatencyModel.load(LATENCY)
         self.model = EmulatedModel(
-            cluster.layout, latency, A100, cluster.error, rng.getrandbits(32)
+            cluster.layout, latency, cluster.step, cluster.error, rng.getrandbits(32)
         )
         self.predicted: dict[str, float] = {}
         """TTFT as the router told it, for requests that did not have to wait."""
         self.num_retries = 0
-        self.num_drained = 0
+        self.healed = math.inf
+        """When the last fault was undone."""
         self._waited: set[str] = set()
         self._rng = rng
         self._config = configuration(path, cluster)

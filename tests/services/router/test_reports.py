@@ -36,3 +36,15 @@ def test_admission_makes_virtual_usage_real_whoever_says_it_first():
     assert not books.placement.owners
     assert books.placement.freeness("d") == 16384 - 1024
     assert books.requests.find("r").admitted
+
+
+def test_a_turn_that_is_done_is_not_sent_again_whatever_heartbeats_got_lost():
+    mesh = Mesh(num_prefill=1)
+    mesh.submit(length=1000, forced_plan="1:400,1")
+    first, last = (run for _, run in mesh.sent_of(RunChunk))
+    report = ("r", 1, 0, 0.1, 0.0, 0.0, 0.0, 0, 0)
+    mesh.give(ChunkDone("p0", 1, first.seq, first.turn, *report))
+    mesh.sent.clear()
+    mesh.now = 5.0
+    mesh.beat("p0")
+    assert [run.turn for _, run in mesh.sent_of(RunChunk)] == [last.turn]
