@@ -24,11 +24,13 @@ class Patience:
         self._books = books
         self._planning = planning
         self._attempts = attempts
+        self._born: float | None = None
         self._since: float | None = None
         """When a role without which nothing starts was first missing."""
 
     def tick(self, now: float) -> None:
         """Reject what has waited for too long."""
+        self._born = now if self._born is None else self._born
         self._end_without_role(now)
         self._end_impossible(now)
 
@@ -49,6 +51,10 @@ class Patience:
 
     def _end_impossible(self, now: float) -> None:
         """Reject what cannot start in the mesh of now, which is all there will be."""
-        if not self._books.registry.is_growing(now):
-            for request, why in self._planning.stuck():
+        if self._books.registry.is_growing(now):
+            return
+        # Who served the attempts before may have died with the router before, and is not missed.
+        is_young = self._born is None or now - self._born < self._timeout
+        for request, why in self._planning.stuck():
+            if request.owner.attempt == 1 or not is_young:
                 self._attempts.reject(request, 400, why, now)

@@ -132,6 +132,18 @@ def test_what_needs_a_member_that_never_returns_is_rejected_at_last():
     assert (rejected.status, "there are 1" in rejected.reason) == (400, True)
 
 
+def test_a_new_router_lets_what_has_run_before_wait_for_members_that_it_never_saw():
+    mesh = Mesh(num_prefill=1, no_decode_timeout=30.0)
+    mesh.router.tick(mesh.now)
+    mesh.submit("before", attempt=2, forced_plan="2")
+    mesh.submit("new", forced_plan="2")
+    assert [message.request for _, message in mesh.sent_of(Rejected)] == ["new"]
+    ticks(mesh, 29)
+    assert len(mesh.sent_of(Rejected)) == 1
+    ticks(mesh, 2)
+    assert [message.request for _, message in mesh.sent_of(Rejected)] == ["new", "before"]
+
+
 def test_output_that_could_never_fit_is_refused_with_both_numbers_named():
     mesh = Mesh()
     mesh.submit(length=100, ending=Ending(max_tokens=16384))
