@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from msgspec import structs
 
-from common.errors import LinkTimeout, TetrisError
+from common.errors import Aborted, LinkTimeout, TetrisError
 from common.failpoints import hit
 from common.messages import (
     Cancel,
@@ -196,15 +196,26 @@ class Instance:
             return
         if not self.enter(run.epoch):
             return
-        is_void = owner in self._ended
+        is_void = owner in self._ended or self._is_replanned(run)
         work = None if is_void else Work(run, np.frombuffer(ids, dtype="<i4"))
         if not self._turns.add(run.turn, work):
             return
         hit("chunk.received")
         if not is_void:
             self._live.setdefault(owner, _Live(run))
-        elif owner not in self._live:
+            return
+        # Its group must not wait for a member that stays away, as after the attempt's end under
+        # the router before this one: unless the router knows, the attempt fails.
+        self._voice.lost(run, Aborted("the attempt is over"))
+        if owner in self._live:
+            self._end(owner)
+        else:
             self._voice.released(run)
+
+    def _is_replanned(self, run: RunChunk) -> bool:
+        """Whether its attempt has been computed already, as a former router has planned it."""
+        live = self._live.get(owner_of(run))
+        return live is not None and live.run.epoch != run.epoch
 
     def _skip(self, skip: Skip) -> None:
         if skip.incarnation != self._process.peer.incarnation:
