@@ -1,6 +1,6 @@
 """Which attempts are over, for whoever computes one: ended by the loop, or left by a member.
 
-`end` is the event loop's, all else belongs to whoever computes; nothing here waits.
+`end` and `stop` are the event loop's, all else belongs to whoever computes; nothing here waits.
 """
 
 from common.errors import Aborted
@@ -21,10 +21,15 @@ class Aborts:
         self._left: Recent[RingAbort] = Recent(MAX_OVER)
         self._owner = Owner("", 0)
         self._decisive: tuple[RingAbort, ...] = ()
+        self._is_stopped = False
 
     def end(self, owner: Owner) -> None:
         """This member's part in an attempt is over."""
         self._ended.add(owner)
+
+    def stop(self) -> None:
+        """This member ends: whatever is computed from now on is over."""
+        self._is_stopped = True
 
     def note(self, message: RingAbort) -> None:
         """A member has left; it counts if a plan has that life of it at that rank."""
@@ -45,6 +50,8 @@ class Aborts:
         Raises:
             Aborted: it has ended here, or a member of its plan has left.
         """
+        if self._is_stopped:
+            raise Aborted("this member ends")
         if self._owner in self._ended:
             raise Aborted("the attempt is over")
         for message in self._decisive:

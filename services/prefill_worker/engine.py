@@ -1,8 +1,8 @@
 """One prefill instance: runs chunks, one at a time, together with the chunk's group.
 
-Made, used and closed in the engine thread; only `holdings`, `spans`, `release` and `abort` are for
-any thread. A failed chunk ends its attempt here: all its slots are freed, a later chunk of it is
-refused, and the others of its group leave it too.
+Made, used and closed in the engine thread; only `holdings`, `spans`, `release`, `abort` and `stop`
+are for any thread. A failed chunk ends its attempt here: all its slots are freed, a later chunk of
+it is refused, and the others of its group leave it too.
 """
 
 import time
@@ -81,6 +81,10 @@ class Engine:
     def abort(self, request: str, attempt: int) -> None:
         """Have the computation of an attempt end with `Aborted`, within a layer; any thread."""
         self._aborts.end(Owner(request, attempt))
+
+    def stop(self) -> None:
+        """Have every computation end so, from now on; any thread."""
+        self._aborts.stop()
 
     def run(
         self,

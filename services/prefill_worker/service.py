@@ -41,18 +41,23 @@ class EngineThread:
         self._build = build
         self._loop = loop
         self._queue: queue.Queue[tuple[Work, Listener] | None] = queue.Queue(2)
+        self._engine: Engine | None = None
+        self._is_stopped = False
 
     def start(self, work: Work, listener: Listener) -> None:
         """Run a chunk and report to `listener` in the event loop; one at a time."""
         self._queue.put_nowait((work, listener))
 
     def stop(self) -> None:
-        """End after the chunk that runs now."""
+        """End soon and in silence; the chunk that runs now would wait for a group without it."""
+        self._is_stopped = True
+        if self._engine is not None:
+            self._engine.stop()
         self._queue.put_nowait(None)
 
     def run(self) -> None:
         """Serve until stopped; whatever is not the fault of one request ends the thread."""
-        engine = self._build()
+        engine = self._engine = self._build()
         try:
             self._loop.call_soon_threadsafe(self.loaded.set_result, engine)
             while (item := self._queue.get()) is not None:
@@ -61,7 +66,7 @@ class EngineThread:
             engine.close()
 
     def _compute(self, engine: Engine, work: Work, listener: Listener) -> None:
-        run, post = work.run, self._loop.call_soon_threadsafe
+        run, post = work.run, self._post
 
         def on_ready() -> None:
             post(listener.on_ready, run)
@@ -76,6 +81,11 @@ class EngineThread:
             post(listener.on_failed, run, error)
         else:
             post(listener.on_done, run, result)
+
+    def _post(self, callback: Callable[..., object], *args: object) -> None:
+        # Once stopped, nobody is there to hear it: the mesh may be closed.
+        if not self._is_stopped:
+            self._loop.call_soon_threadsafe(callback, *args)
 
 
 class Threads:

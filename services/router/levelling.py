@@ -41,6 +41,7 @@ class Levelling:
                 self._decode(member, facts, now)
             case "kv-transfer", BrokerFacts() as facts:
                 self._orphans(member, facts.held, now)
+                self._through(member, facts.held)
             case "gateway", GatewayFacts() as facts:
                 self._clients(member, facts, now)
             case _:
@@ -107,6 +108,13 @@ class Levelling:
             failed = Failed(*owner, "router", "no gateway has asked for it", retryable=True)
             self._attempts.end(owner, failed, now)
             self._attempts.tell_end(owner, member.inbox)
+
+    def _through(self, broker: Registered, held: Iterable[Held]) -> None:
+        """Have a broker let go of what decode has all KV of, a `Release` having got lost."""
+        for one in held:
+            request = self._books.requests.get(Owner(one.request, one.attempt))
+            if request is not None and request.admitted:
+                self._attempts.tell_end(request.owner, broker.inbox)
 
     def _clients(self, gateway: Registered, facts: GatewayFacts, now: float) -> None:
         requests, peer = self._books.requests, gateway.hello.peer

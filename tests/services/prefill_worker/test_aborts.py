@@ -46,3 +46,11 @@ def test_a_departure_may_come_before_the_chunk() -> None:
     aborts.begin(RUN)
     with pytest.raises(Aborted):
         aborts.check()
+
+
+def test_a_member_that_ends_computes_nothing_more() -> None:
+    aborts = begun()
+    aborts.check()
+    aborts.stop()
+    with pytest.raises(Aborted, match="this member ends"):
+        aborts.check()

@@ -329,6 +329,18 @@ def test_an_attempt_that_fails_at_one_member_is_left_by_all(group):
     assert sorted(ended, key=str) == [Aborted, Aborted, Aborted, RequestFailed]
 
 
+def test_a_member_that_ends_does_not_wait_for_its_group(group):
+    lone, chunks, started = group.engines[0], plan((40, 2)), time.perf_counter()
+    members = members_at(
+        [engine.links.ring.endpoint for engine in group.engines[:2]],
+        [engine.links.balance.endpoint for engine in group.engines[:2]],
+    )
+    with pytest.raises(Aborted, match="this member ends"):
+        lone.run(run_chunk(chunks, 0, 0, members), prompt(40), lone.stop, lambda layer: None)
+    assert time.perf_counter() - started < 2.0
+    assert lone.holdings.free_slots == lone.holdings.total_slots
+
+
 def test_a_chunk_predicted_to_be_slow_may_take_its_time(group):
     lone = group.engines[0]
     lone.bounds = Bounds(start=5, step=0.05)

@@ -425,6 +425,43 @@ def test_a_chunk_that_comes_after_the_end_is_void() -> None:
     assert (failed.retryable, failed.sender) == (True, INBOX)
 
 
+def test_an_attempt_that_a_new_router_plans_again_fails_where_it_was_given_up() -> None:
+    rig = Rig()
+    rig.plan(plan((8, 2)))
+    rig.plan(plan((8, 2)), epoch=2)  # its answer to the Submit had got lost
+    rig.fail(Aborted("the attempt is over"))
+    assert rig.computed() == [("a", 0)]
+    [failed] = rig.of(Failed)
+    assert isinstance(failed, Failed)
+    assert (failed.request, failed.attempt, failed.retryable, failed.sender) == (
+        "a",
+        1,
+        True,
+        INBOX,
+    )
+    rig.tick(0.5)
+    assert rig.of(Failed) == [failed]
+    rig.instance.receive(EndOfRequest("a", 1, 0, "error"))
+    rig.tick(0.5)
+    assert rig.of(Failed) == []
+
+
+def test_an_attempt_that_is_computed_already_is_not_computed_by_another_plan() -> None:
+    rig = Rig()
+    rig.plan(plan((8, 1)))
+    rig.instance.receive(Grant("a", 1, 0, 0, 0, 1))
+    rig.compute(first=5)
+    rig.plan(plan((4, 1), (4, 1)), epoch=2)
+    assert rig.computed() == [("a", 0)]
+    assert rig.released == [A]
+    [failed] = rig.of(Failed)
+    assert isinstance(failed, Failed)
+    assert failed.retryable
+    assert rig.instance.facts().finished_through == 2
+    rig.hand_over()
+    assert len(rig.parcels) == 1  # nothing of it is sent any more
+
+
 @pytest.mark.parametrize(
     ("error", "retryable"), [(OutOfPages("full"), True), (RequestFailed("no"), False)]
 )

@@ -1,11 +1,13 @@
 """Prefill, broker and decode on one event loop and real sockets, driven by hand-made chunks."""
 
 import asyncio
+import threading
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from common import failpoints
 from common.clock import MonotonicClock
 from common.config import Config, DecodeConfig, MeshConfig, ModelConfig, PrefillConfig
+from common.errors import Aborted
 from common.mesh import Mesh
 from common.messages import (
     BrokerFacts,
@@ -47,8 +50,10 @@ from common.service import Process, Serve
 from common.zmq_transport import ZmqTransport
 from services.decode_worker.service import serve as serve_decode
 from services.kv_transfer.service import serve as serve_broker
+from services.prefill_worker.hands import Work
+from services.prefill_worker.service import EngineThread
 from services.prefill_worker.service import serve as serve_prefill
-from tests.services.prefill_worker.plans import plan
+from tests.services.prefill_worker.plans import plan, run_chunk
 
 SECONDS = 60.0
 SERVICES: dict[str, Serve] = {
@@ -349,3 +354,40 @@ def test_a_cancelled_request_is_left_in_the_middle_of_a_chunk_by_its_whole_group
             await driver.until(driver.is_at_rest)
 
     asyncio.run(scenario())
+
+
+def test_a_thread_that_is_stopped_leaves_its_chunk_at_once_and_in_silence() -> None:
+    ready, stopped, heard = threading.Event(), threading.Event(), []
+
+    class Waiting:
+        """An engine whose group does not come; also the listener."""
+
+        def run(self, *_: object) -> None:
+            ready.set()
+            assert stopped.wait(SECONDS)
+            raise Aborted("this member ends")
+
+        def stop(self) -> None:
+            stopped.set()
+
+        def close(self) -> None:
+            pass
+
+        def on_failed(self, *_: object) -> None:
+            heard.append("failed")
+
+    async def main() -> None:
+        engine = cast(Any, Waiting())
+        thread = EngineThread(lambda: engine, asyncio.get_running_loop())
+        async with asyncio.TaskGroup() as group:
+            group.create_task(asyncio.to_thread(thread.run))
+            assert await thread.loaded is engine
+            run = run_chunk(plan((8, 2)), 0, 0)
+            thread.start(Work(run, prompt(8)), engine)
+            await asyncio.to_thread(ready.wait, SECONDS)
+            thread.stop()
+        await asyncio.sleep(0)
+
+    asyncio.run(main())
+    assert stopped.is_set()
+    assert heard == []

@@ -225,6 +225,18 @@ def test_what_an_older_epoch_has_left_takes_room_until_it_is_gone():
     assert not mesh.router.books.memory.owners
 
 
+def test_a_broker_lets_go_of_what_decode_has_completely():
+    mesh = Mesh()
+    mesh.submit()
+    mesh.sent.clear()
+    mesh.broker_beat((Held("r", 1, 2),))
+    assert mesh.sent_of(EndOfRequest) == []
+    decoding(mesh)
+    mesh.broker_beat((Held("r", 1, 2),))
+    assert mesh.sent_of(EndOfRequest) == [("in-b", EndOfRequest("r", 1, 0, "abort"))]
+    assert mesh.router.books.requests.find("r").admitted
+
+
 def test_facts_of_decode_make_up_for_a_lost_admission():
     mesh = Mesh()
     mesh.submit()
