@@ -157,6 +157,7 @@ class Stream:
         self._receive_buffer = receive_buffer
         self._socket: socket.socket | None = None
         self._left = False
+        self._hurried = threading.Event()
         self._news = threading.Condition()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -195,6 +196,10 @@ class Stream:
                 self._socket.shutdown(socket.SHUT_RDWR)
             except OSError:
                 return
+
+    def hurry(self) -> None:
+        """Read what there is from now on without any pause."""
+        self._hurried.set()
 
     def silence_after(self, moment: float) -> float | None:
         """The longest wait for a token from a moment on, in seconds; None when none was to come."""
@@ -245,6 +250,6 @@ class Stream:
             with self._news:
                 self._news.notify_all()
             if self._pause:
-                time.sleep(self._pause)
+                self._hurried.wait(self._pause)
         if not self.answer.dones and not self._left:
             self.answer.broken = "the stream ended without [DONE]"
