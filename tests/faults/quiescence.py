@@ -32,10 +32,12 @@ def footprint(pid: int) -> Footprint | None:
         threads = [task.name for task in (home / "task").iterdir()]
         children = [(home / "task" / task / "children").read_text() for task in threads]
         status = dict(line.split(":", 1) for line in (home / "status").read_text().splitlines())
-    except OSError:
+        rss = 1024 * int(status["VmRSS"].split()[0])
+    except (OSError, KeyError):
+        # Gone, or on its way: a process that has ended has no memory any more.
         return None
     processes = 1 + sum(len(text.split()) for text in children)
-    return Footprint(fds, len(threads), processes, 1024 * int(status["VmRSS"].split()[0]))
+    return Footprint(fds, len(threads), processes, rss)
 
 
 class Baselines:

@@ -28,7 +28,7 @@ NEWCOMER = "prefill-worker-9"
 def decode_has_little_kv(trial: Trial) -> None:
     """F25: fifty requests for a decode instance that holds five; they make room for each other."""
     arena = trial.arena
-    requests = [Request(prompt(index % 3, 60), 32, trial.seed) for index in range(MANY)]
+    requests = [Request(prompt(index % 3, 40), 48, trial.seed) for index in range(MANY)]
     for request in requests[:3]:
         arena.reference(request)
     mark, started = arena.mark(), time.monotonic()
@@ -36,7 +36,7 @@ def decode_has_little_kv(trial: Trial) -> None:
     for stream in streams:
         trial.finish(stream)
     seconds = time.monotonic() - started
-    evicted = len(arena.since(mark, "evicted"))
+    evicted = len(arena.since(mark, "attempt failed", evicted=True))
     trial.notes.append(f"{evicted} evictions, {MANY} answers in {seconds:.0f} s")
     assert evicted, "nobody had to make room: the row proves nothing"
 
