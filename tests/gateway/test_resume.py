@@ -106,7 +106,8 @@ def undisturbed(request: Request, tokenizer: Tokenizer, words: Sequence[int]) ->
 def die(desk: Desk, call: Call, how: str) -> None:
     """End the current attempt."""
     before = call.stream.attempt
-    if how == "stall" and not call.attempt.decode:
+    # As long as decode has said nothing, its KV may wait to be handed over: no stall.
+    if how == "stall" and not call.attempt._is_decoding:
         how = "failed"
     match how:
         case "failed" | "evicted":
