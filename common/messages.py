@@ -816,6 +816,8 @@ class KvCommit(Message, frozen=True):
     reply: Endpoint
     incarnation: Number
     job: DecodeJob | None = None
+    epoch: Number = 0
+    """Of the router that planned it: commits of two plans do not add up to one request."""
 
 
 class KvAck(Message, frozen=True):

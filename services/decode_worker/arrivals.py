@@ -14,6 +14,7 @@ from services.decode_worker.slots import Slots
 
 @dataclass
 class _Arrival:
+    epoch: int
     committed: set[tuple[int, int]] = field(default_factory=set)
     job: DecodeJob | None = None
 
@@ -38,7 +39,9 @@ class Arrivals:
     def commit(self, message: KvCommit) -> Request | Failure | None:
         """One transfer is in its slots; the request, when that was the last. Idempotent."""
         owner = Owner(message.request, message.attempt)
-        arrival = self._arrivals.setdefault(owner, _Arrival())
+        arrival = self._arrivals.setdefault(owner, _Arrival(message.epoch))
+        if message.epoch != arrival.epoch:
+            return Failure(owner, "two routers have planned it, each in its own way")
         arrival.job = arrival.job or message.job
         missing = message.num_layers - self._slots.num_layers(message)
         if missing:

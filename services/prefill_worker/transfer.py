@@ -56,8 +56,8 @@ class Transfer:
     grant: Grant | None = None
     is_announcing: bool = False
     """Whether the broker has yet to confirm the loan in use."""
-    has_moved: bool = False
-    """Whether it has another broker than at first: decode may give the loan back to the former."""
+    is_released: bool = False
+    """Whether the broker was told that the transfer is through."""
     spans: tuple[Span, ...] = ()
     num_computed: int = 0
     is_computed: bool = False
@@ -71,7 +71,6 @@ class Transfer:
         """From now on this broker lends."""
         self.target = structs.replace(self.target, broker=broker)
         self.asked_at = NEVER
-        self.has_moved = not self.is_through
         self.is_announcing = self.grant is not None and not self.is_through
 
     def lend(self, grant: Grant, now: float) -> None:
@@ -102,10 +101,13 @@ class Transfer:
         )
 
     def release(self) -> Release | None:
-        """What the broker is to be told once the transfer is through, unless decode surely does."""
-        if not (self.is_through and self.has_moved):
+        """What the broker is told once the transfer is through.
+
+        Decode says so as well, but that may get lost, or go to the broker before this one.
+        """
+        if not self.is_through or self.is_released:
             return None
-        self.has_moved = False
+        self.is_released = True
         run, target = self.run, self.target
         place = (run.request, run.attempt, run.index, run.rank)
         return Release(*place, target.name, target.incarnation)
@@ -169,6 +171,7 @@ class Transfer:
             reply=reply,
             incarnation=me(run).incarnation,
             job=self._job(),
+            epoch=run.epoch,
         )
         return Parcel(self.target.link, commit)
 

@@ -46,3 +46,10 @@ def test_what_ended_is_forgotten():
     coming.end(A)
     assert A not in coming
     assert coming.commit(commit(rank=1, num_transfers=2, num_layers=0)) is None
+
+
+def test_commits_of_two_plans_of_one_attempt_make_no_request():
+    coming = arrivals()
+    assert coming.commit(commit(num_transfers=2, job=job(), epoch=1)) is None
+    made = coming.commit(commit(rank=1, num_transfers=2, num_layers=0, epoch=2))
+    assert isinstance(made, Failure) and made.retryable

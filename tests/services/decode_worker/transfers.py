@@ -51,4 +51,5 @@ def commit(request="a", attempt=1, rank=0, num_transfers=1, prompt_length=20, jo
         reply="ipc:///nobody",
         incarnation=1,
         job=job,
+        epoch=changes.get("epoch", 0),
     )
