@@ -117,15 +117,15 @@ class ReceiveManager:
         for owner, request in self._requests.items():
             yield Held(*owner, request.reserved, max(now - request.since, 0.0))
 
-    def advance(self, now: float, generation: int = 0) -> list[Granted]:
-        """Time has passed; the loans that waited for it.
+    def renew(self, generation: int) -> None:
+        """Lend above this generation from now on.
 
-        Args:
-            now: seconds.
-            generation: below every generation from now on. Meanwhile other brokers may have lent
-                the same backends, and their loans must look older.
+        Meanwhile other brokers may have lent the same backends: their loans must look older.
         """
         self._base = max(self._base, generation)
+
+    def advance(self, now: float) -> list[Granted]:
+        """Time has passed; the loans that waited for it."""
         if self._is_lending or now < self._lends_from:
             return []
         self._is_lending = True

@@ -78,8 +78,9 @@ class Broker:
         """
         if silence > self._process.config.mesh.lease:
             self.fence()
+        now = self._process.clock.now()
         for target in self._targets.values():
-            self._advance(target.manager)
+            self._send(self._renewed(target.manager).advance(now))
 
     def receive(self, message: ControlMessage) -> None:
         """Act on one message; whatever is not for a broker is ignored."""
@@ -92,27 +93,25 @@ class Broker:
                 failpoints.hit("broker.release")
                 target = self._targets.get(message.target)
                 if target is not None and target.incarnation == message.incarnation:
-                    self._advance(target.manager)
-                    self._send(target.manager.release(message))
+                    self._send(self._renewed(target.manager).release(message))
             case EndOfRequest() | Cancel():
                 owner = Owner(message.request, message.attempt)
                 self._ended.add(owner)
                 for target in self._targets.values():
-                    self._advance(target.manager)
-                    self._send(target.manager.end(owner))
+                    self._send(self._renewed(target.manager).end(owner))
             case _:
                 pass
 
     def _handshake(self, message: Handshake) -> None:
         manager = self._manager(message.target)
         if manager is not None:
-            self._advance(manager)
-            self._send(manager.handshake(message, self._process.clock.now()))
+            now = self._process.clock.now()
+            self._send(self._renewed(manager).handshake(message, now))
 
-    def _advance(self, manager: ReceiveManager) -> None:
+    def _renewed(self, manager: ReceiveManager) -> ReceiveManager:
         # A target may have had another broker since this one lent for it last.
-        now = self._process.clock.now()
-        self._send(manager.advance(now, self._generation(now)))
+        manager.renew(self._generation(self._process.clock.now()))
+        return manager
 
     def _manager(self, target: Target) -> ReceiveManager | None:
         """The manager of a target; None for an older life of it, or one too many."""

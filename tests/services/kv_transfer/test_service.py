@@ -277,6 +277,29 @@ def test_a_broker_that_gets_a_target_back_lends_newer_than_who_had_it_meanwhile(
     assert first.generation < between.generation < last.generation
 
 
+@pytest.mark.parametrize(
+    "end",
+    [Cancel("a", 1), EndOfRequest("a", 1, 0, "error"), Release("a", 1, 0, 0, "d", 1, is_last=True)],
+)
+def test_what_ends_when_the_takeover_is_over_is_lent_nothing(end: ControlMessage) -> None:
+    rig = Rig()
+    rig.shake("a")
+    rig.shake("b")
+    rig.time += 5.0  # and no tick before the message
+    rig.broker.receive(end)
+    rig.wait(0.0)
+    assert [grant.request for grant in rig.grants] == ["b"]
+
+
+def test_a_loan_that_is_announced_when_the_takeover_is_over_is_still_taken_over() -> None:
+    rig = Rig()
+    rig.shake("a")
+    rig.time += 5.0
+    rig.shake("b", held=Loan(0, 1))
+    rig.wait(0.0)
+    assert [grant.request for grant in rig.grants] == ["b"]
+
+
 def test_faults_can_be_injected_at_every_message(tmp_path: Path) -> None:
     hits = []
 
