@@ -7,8 +7,11 @@ DELAYS = (0.0, 0.5, 1.0, 2.0, 4.0, 5.0)
 LONG_LIFE = 30.0
 """Seconds of life after which an end is the first in a row again."""
 WINDOW = 60.0
-MOST = 5
-"""Ends within a window of so many seconds; one more, and it is of no use to go on."""
+MOST = 10
+"""Ends within a window of so many seconds; one more, and it is of no use to go on.
+
+Only lives of about a second end so often, the delays being what they are.
+"""
 
 
 class Restarts:
