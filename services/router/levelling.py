@@ -40,6 +40,7 @@ class Levelling:
             case "decode-worker", DecodeFacts() as facts:
                 self._decode(member, facts, now)
             case "kv-transfer", BrokerFacts() as facts:
+                self._handed_over(member, facts.held)
                 self._orphans(member, facts.held, now)
             case "gateway", GatewayFacts() as facts:
                 self._clients(member, facts, now)
@@ -90,6 +91,13 @@ class Levelling:
         for owner in self._books.sightings.due(Scope(member.name, "vanished"), gone, now):
             why = f"{member.name} no longer holds it"
             self._attempts.fail(Failed(*owner, "decode", why, retryable=True), now)
+
+    def _handed_over(self, broker: Registered, held: Iterable[Held]) -> None:
+        """Have a broker let go of what decode has admitted, whose last release got lost."""
+        for one in held:
+            request = self._books.requests.get(Owner(one.request, one.attempt))
+            if request is not None and request.admitted:
+                self._attempts.tell_end(request.owner, broker.inbox)
 
     def _orphans(self, member: Registered, held: Iterable[Held], now: float) -> None:
         """Have a member let go of what is over, and of what nobody knows."""
