@@ -15,7 +15,7 @@ from services.decode_worker.slots import Slots
 @dataclass
 class _Arrival:
     epoch: int
-    committed: set[tuple[int, int]] = field(default_factory=set)
+    committed: dict[tuple[int, int], KvCommit] = field(default_factory=dict)
     job: DecodeJob | None = None
 
 
@@ -32,6 +32,10 @@ class Arrivals:
     def __iter__(self) -> Iterator[Owner]:
         return iter(self._arrivals)
 
+    def committed(self) -> list[KvCommit]:
+        """All that is in its slots of attempts of which more is to come."""
+        return [one for arrival in self._arrivals.values() for one in arrival.committed.values()]
+
     def end(self, owner: Owner) -> None:
         """Forget an attempt."""
         self._arrivals.pop(owner, None)
@@ -46,7 +50,7 @@ class Arrivals:
         missing = message.num_layers - self._slots.num_layers(message)
         if missing:
             return Failure(owner, f"{missing} layers of a transfer never arrived")
-        arrival.committed.add((message.chunk, message.rank))
+        arrival.committed[message.chunk, message.rank] = message
         if arrival.job is None or len(arrival.committed) < message.num_transfers:
             return None
         spans = self._slots.spans(owner)

@@ -94,6 +94,10 @@ class Scheduler:
             self._journal.add(owner, made.job.first)
         return None
 
+    def arrived(self) -> list[KvCommit]:
+        """Transfers that are in their slots while others of their attempt are missing."""
+        return self._arrivals.committed()
+
     def is_arriving(self, owner: Owner) -> bool:
         """Whether transfers of this attempt are still missing."""
         return not (self._slots.ended(owner) or self._is_ready(owner))

@@ -65,6 +65,7 @@ class Worker:
         self._slots = slots
         self._work = asyncio.Event()
         self._has_left = False
+        self._released_at = float("-inf")
         self._tokens = process.metrics.counter("tetris_decode_tokens", "Tokens decoded.")
         self._evictions = process.metrics.counter(
             "tetris_decode_evictions", "Attempts that had to make room for others, or found none."
@@ -105,6 +106,7 @@ class Worker:
             silence: seconds since the router was heard.
         """
         self._send_reports()
+        self._repeat_releases()
         if silence > self._process.config.mesh.lease:
             for owner in self._scheduler.waiting():
                 self._scheduler.end(owner)
@@ -117,6 +119,12 @@ class Worker:
     def commit(self, message: KvCommit) -> None:
         """Book a transfer that is in its slots, and free its backend; also a repeated one."""
         failure = self._scheduler.commit(message)
+        self._release(message)
+        if failure is not None:
+            self._fail(failure)
+        self._work.set()
+
+    def _release(self, message: KvCommit) -> None:
         owner = Owner(message.request, message.attempt)
         release = Release(
             *owner,
@@ -127,9 +135,15 @@ class Worker:
             is_last=not self._scheduler.is_arriving(owner),
         )
         self._mesh.send(self.broker or message.broker, release)
-        if failure is not None:
-            self._fail(failure)
-        self._work.set()
+
+    def _repeat_releases(self) -> None:
+        """Once per heartbeat: a backend whose release was lost may be the next sender's."""
+        now = self._process.clock.now()
+        if now - self._released_at < self._process.config.mesh.heartbeat:
+            return
+        self._released_at = now
+        for message in self._scheduler.arrived():
+            self._release(message)
 
     def fence(self) -> None:
         """Let go of everything and say no more of it: the router has given it to others."""

@@ -40,8 +40,8 @@ class Levelling:
             case "decode-worker", DecodeFacts() as facts:
                 self._decode(member, facts, now)
             case "kv-transfer", BrokerFacts() as facts:
+                self._handed_over(member, facts.held)
                 self._orphans(member, facts.held, now)
-                self._through(member, facts.held)
             case "gateway", GatewayFacts() as facts:
                 self._clients(member, facts, now)
             case _:
@@ -92,6 +92,13 @@ class Levelling:
             why = f"{member.name} no longer holds it"
             self._attempts.fail(Failed(*owner, "decode", why, retryable=True), now)
 
+    def _handed_over(self, broker: Registered, held: Iterable[Held]) -> None:
+        """Have a broker let go of what decode has admitted, whose last release got lost."""
+        for one in held:
+            request = self._books.requests.get(Owner(one.request, one.attempt))
+            if request is not None and request.admitted:
+                self._attempts.tell_end(request.owner, broker.inbox)
+
     def _orphans(self, member: Registered, held: Iterable[Held], now: float) -> None:
         """Have a member let go of what is over, and of what nobody knows."""
         requests = self._books.requests
@@ -108,13 +115,6 @@ class Levelling:
             failed = Failed(*owner, "router", "no gateway has asked for it", retryable=True)
             self._attempts.end(owner, failed, now)
             self._attempts.tell_end(owner, member.inbox)
-
-    def _through(self, broker: Registered, held: Iterable[Held]) -> None:
-        """Have a broker let go of what decode has all KV of, a `Release` having got lost."""
-        for one in held:
-            request = self._books.requests.get(Owner(one.request, one.attempt))
-            if request is not None and request.admitted:
-                self._attempts.tell_end(request.owner, broker.inbox)
 
     def _clients(self, gateway: Registered, facts: GatewayFacts, now: float) -> None:
         requests, peer = self._books.requests, gateway.hello.peer

@@ -23,6 +23,7 @@ from common.messages import (
     RunChunk,
     TokenBatch,
 )
+from tests.simulation.attempts import Handover, Numbering
 from tests.simulation.history import ANSWERED, Asked, Event, Given, Over
 from tests.simulation.lending import Landing, Loans
 
@@ -202,6 +203,8 @@ class Judge:
             Once(),
             Plans(),
             Slots(),
+            Numbering(),
+            Handover(),
         )
 
     def take(self, event: Event) -> None:

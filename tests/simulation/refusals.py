@@ -21,7 +21,11 @@ from tests.simulation.world import World
 GRACE = 30.0
 """Virtual seconds after healing in which attempts may still fail for what was before."""
 STILL = 40.0
-"""Virtual seconds in which something has to happen to a request, unless others wait before it."""
+"""Virtual seconds in which something has to happen to a request, unless others wait before it.
+
+A cut may have swallowed the word of a member that has come to a chunk, and then the others wait for
+it all of `prefill.start_timeout`; behind them their turns do.
+"""
 MANY = 100
 """A queue of that length is never full here."""
 
@@ -43,12 +47,16 @@ def _suspicion(world: World, time: float, over: Over) -> str | None:
             return f"was {over.outcome}"
         case "refused 503" if time > world.healed + GRACE:
             return None if world.cluster.router.max_queue < MANY else "was refused 503"
-        case "refused 504" if time > world.healed + STILL:
-            window = [one for one in world.history.events if time - STILL < one.time < time]
+        case "refused 504" if time > world.healed + (still := _still(world)):
+            window = [one for one in world.history.events if time - still < one.time < time]
             queue = [_waiting(one) for one in window]
             if not any(queue) and not any(over.request in _concerns(one) for one in window):
-                return f"had stood still for {STILL:g} s when its time was over"
+                return f"had stood still for {still:g} s when its time was over"
     return None
+
+
+def _still(world: World) -> float:
+    return STILL + world.cluster.prefill.start_timeout
 
 
 def _waiting(event: Event) -> int:

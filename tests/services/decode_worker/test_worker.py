@@ -107,6 +107,29 @@ def test_a_request_is_admitted_decoded_and_ended():
     assert rig.of(DecodeStats)[-1].facts.free_slots == 8 * 16
 
 
+def test_releases_are_repeated_as_long_as_more_is_to_come():
+    async def scenario(rig):
+        rig.layers("a")
+        rig.intake.commit(commit("a", num_transfers=2))
+        await asyncio.sleep(0.0)
+        for _ in range(4):  # two heartbeats, and as many ticks between them
+            rig.worker.tick(0.0)
+            await asyncio.sleep(rig.process.config.mesh.heartbeat / 2)
+        one = Release("a", 1, 0, 0, "decode-0", 7, is_last=False)
+        assert rig.of(Release) == [one] * 3
+        for number in (0, 1):
+            rig.intake.open(layer(number, "a", rank=1))
+            rig.slots.copied()
+        rig.intake.commit(commit("a", rank=1, num_transfers=2, job=job("a")))
+        await asyncio.sleep(0.0)
+        rig.sent.clear()
+        await asyncio.sleep(9.0)
+        rig.worker.tick(0.0)
+        assert rig.of(Release) == []
+
+    play(scenario)
+
+
 def test_a_request_that_comes_during_a_step_joins_the_next_one():
     async def scenario(rig):
         rig.take("a", max_tokens=4)
