@@ -194,17 +194,6 @@ def test_what_a_newer_attempt_has_replaced_is_over():
     assert mesh.sent_of(EndOfRequest) == [("in-b", EndOfRequest("r", 2, 0, "abort"))]
 
 
-def test_a_broker_lets_go_of_what_decode_has_admitted():
-    mesh = Mesh()
-    mesh.submit()
-    mesh.broker_beat((Held("r", 1, 1),))
-    assert mesh.sent_of(EndOfRequest) == []
-    decoding(mesh)
-    mesh.broker_beat((Held("r", 1, 1),))
-    assert mesh.sent_of(EndOfRequest) == [("in-b", EndOfRequest("r", 1, 0, "abort"))]
-    assert mesh.router.books.requests.find("r").admitted
-
-
 def test_orphans_end_after_a_grace_and_for_everyone():
     mesh = Mesh()
     held = (Held("r", 1, 16),)
