@@ -724,6 +724,8 @@ class RingReady(Message, frozen=True):
     chunk: Count
     rank: Count
     incarnation: Number
+    again: bool = False
+    """Whether it waits for the receiver, whose own message may have got lost."""
 
 
 class RingAbort(Message, frozen=True):

@@ -63,6 +63,7 @@ class Mailbox:
         self._aborts = aborts
         self._chunk: tuple[str, int, int] | None = None
         self._stash: dict[Key, list[memoryview]] = {}
+        self._answers: dict[Key, tuple[Endpoint, LinkMessage]] = {}
         self._bytes = 0
 
     def begin(self, run: RunChunk) -> None:
@@ -72,6 +73,7 @@ class Mailbox:
             Aborted: its attempt is over.
         """
         self._chunk = (*owner_of(run), run.index)
+        self._answers.clear()
         self.waited = 0.0
         for key in [key for key in self._stash if self._is_stale(key)]:
             self._discard(key)
@@ -118,6 +120,10 @@ class Mailbox:
         """
         self.link.send(endpoint, message, *buffers, timeout=timeout, meanwhile=self._look)
 
+    def answer(self, known: Key, endpoint: Endpoint, message: LinkMessage) -> None:
+        """Have a member whose readiness is known hear this as long as it still asks."""
+        self._answers[known] = endpoint, message
+
     def post(self, endpoint: Endpoint, message: LinkMessage) -> None:
         """Post a message if the peer can take it now; it is not missed otherwise."""
         with suppress(LinkTimeout):
@@ -148,6 +154,9 @@ class Mailbox:
             self._aborts.note(message)
             return
         key = key_of(message)
+        if isinstance(message, RingReady) and message.again and key in self._answers:
+            self.post(*self._answers[key])
+            return
         if key is None or self._is_stale(key) or key in self._stash:
             self.dropped += 1
             return

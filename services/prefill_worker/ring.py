@@ -8,9 +8,12 @@ Source:
 """
 
 import time
+from contextlib import suppress
 
+from msgspec import structs
 from torch import Tensor
 
+from common.errors import LinkTimeout
 from common.failpoints import hit
 from common.messages import KvLayout, Member, RingBlock, RingReady, RunChunk
 from common.sharding import history, num_tokens, shards
@@ -18,6 +21,9 @@ from common.tensor.kv_cache import pack, unpack
 from services.prefill_worker.mailbox import Key, Mailbox
 from services.prefill_worker.plan import me, others
 from services.prefill_worker.zigzag import Block, Extent, ZigzagAttention
+
+AGAIN = 1.0
+"""Seconds after which a member that has not come is asked for the first time."""
 
 
 class Ring:
@@ -55,8 +61,22 @@ class Ring:
             left = deadline - time.perf_counter()
             self._mailbox.send(member.ring, ready, timeout=max(0.0, left))
         for rank, member in others(run):
-            key = Key(RingReady, run.request, run.attempt, run.index, rank, member.incarnation)
-            self._mailbox.take(key, max(0.0, deadline - time.perf_counter()))
+            self._await(rank, member, ready, deadline)
+
+    def _await(self, rank: int, member: Member, ready: RingReady, deadline: float) -> None:
+        """Wait for one member, asking it now and then: a link that broke has lost messages."""
+        run, patience = self._run, AGAIN
+        key = Key(RingReady, run.request, run.attempt, run.index, rank, member.incarnation)
+        while (left := deadline - time.perf_counter()) > patience:
+            with suppress(LinkTimeout):
+                self._mailbox.take(key, patience)
+                break
+            self._mailbox.post(member.ring, structs.replace(ready, again=True))
+            patience *= 2  # so that few wait in the queue of a member that is busy for long
+        else:
+            self._mailbox.take(key, max(0.0, left))
+        # From now on it may itself be waiting for what got lost on the way to it.
+        self._mailbox.answer(key, member.ring, ready)
 
     def attend(self, layer: int, q: Tensor, own: Block, scale: float) -> Tensor:
         """Attention of the own queries over the whole group's KV.

@@ -8,8 +8,9 @@ from common.errors import LinkTimeout, WireError
 from common.links.zmq import ZmqLink
 from common.messages import KvLayout, RingBlock, RingReady
 from common.sharding import history, shards
+from services.prefill_worker import ring as ring_module
 from services.prefill_worker.aborts import Aborts
-from services.prefill_worker.mailbox import Mailbox
+from services.prefill_worker.mailbox import Key, Mailbox
 from services.prefill_worker.ring import Ring
 from services.prefill_worker.zigzag import Block
 from tests.services.prefill_worker.plans import members_at, plan, run_chunk
@@ -115,6 +116,25 @@ def test_seconds_of_waiting_for_a_late_member_are_counted(boxes):
     late.send(boxes[0].link.endpoint, RingReady("r", 1, 0, 1, 2))
     first.join()
     assert boxes[0].waited > 0.05
+
+
+def test_a_member_whose_coming_got_lost_on_the_way_is_asked(boxes, monkeypatch):
+    monkeypatch.setattr(ring_module, "AGAIN", 0.05)
+    made = rings(boxes, plan((8, 2)))
+    block = Key(RingBlock, "r", 1, 0, 1, 2)
+
+    def begin():
+        made[0].gather(20)
+        return boxes[0].take(block, 20)
+
+    with ThreadPoolExecutor(1) as thread:
+        begun = thread.submit(begin)
+        assert boxes[1].link.receive(20) == (RingReady("r", 1, 0, 0, 1), [])  # and it is lost
+        made[1].gather(20)
+        sent = RingBlock("r", 1, 0, 0, 0, 1, 0, 2)
+        boxes[1].link.send(boxes[0].link.endpoint, sent, b"keys", b"values")
+        assert begun.result(20) == [b"keys", b"values"]
+    assert boxes[0].dropped == 0
 
 
 def test_a_group_that_is_not_complete_is_a_timeout(boxes):
