@@ -1,5 +1,3 @@
-from collections.abc import Iterable
-
 import pytest
 from msgspec.structs import replace
 
@@ -7,62 +5,29 @@ from common.messages import (
     LOST_MEMBER,
     BrokerFacts,
     Cancel,
-    EndOfRequest,
-    Grant,
-    Handshake,
     Heartbeat,
     KvAck,
     KvCommit,
     KvLayer,
     Loan,
-    Peer,
     Refused,
-    Release,
-    Target,
     Welcome,
 )
 from tests.simulation.checks import judge
+from tests.simulation.histories import (
+    BROKER,
+    DECODE,
+    SENDER,
+    codes,
+    end,
+    grant,
+    handshake,
+    release,
+    replace_time,
+    sent,
+    took,
+)
 from tests.simulation.history import Event
-
-BROKER, DECODE, ROUTER, SENDER = "mem://broker", "emulated://decode", "mem://router", "mem://p"
-TARGET = Target("decode", 1, "mem://decode", DECODE, 2, BROKER)
-PEER = Peer("p", 1, SENDER)
-
-
-def took(message: object, where: str = BROKER) -> Event:
-    return Event(0.0, where, "took", message)  # type: ignore[arg-type]
-
-
-def sent(message: object, where: str = BROKER, to: str = SENDER) -> Event:
-    return Event(0.0, where, "sent", message, to)  # type: ignore[arg-type]
-
-
-def replace_time(event: Event, time: float) -> Event:
-    return Event(time, event.where, event.way, event.message, event.to)
-
-
-def handshake(request: str, rank: int = 0, *, attempt: int = 1, size: int = 2) -> Handshake:
-    return Handshake(request, attempt, 0, rank, PEER, TARGET, size, size)
-
-
-def grant(request: str, rank: int, backend: int, generation: int, attempt: int = 1) -> Grant:
-    return Grant(request, attempt, 0, rank, backend, generation)
-
-
-def release(request: str, rank: int, *, is_last: bool = False) -> Release:
-    return Release(request, 1, 0, rank, "decode", 1, is_last)
-
-
-def end(request: str, attempt: int = 1) -> EndOfRequest:
-    return EndOfRequest(request, attempt, 0, "error")
-
-
-def codes(events: Iterable[Event]) -> set[str]:
-    return {word for line in judge(events) for word in line.split() if word in NAMES}
-
-
-NAMES = {f"I{number}" for number in range(1, 11)}
-
 
 TWO = [
     took(handshake("a", 0)),
