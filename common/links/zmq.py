@@ -25,6 +25,11 @@ MAX_FRAME = 1 << 30
 """Bytes of one frame: a layer's keys of the largest pool."""
 MAX_PEERS = 256
 """Open PUSH sockets; the one unused for longest is closed."""
+IDLE = 60.0
+"""Seconds without use after which a PUSH socket is closed once another one opens.
+
+Workers that were started again have new endpoints; the old ones would be knocked at for ever.
+"""
 LINGER_MS = 1000
 """Milliseconds that a closed socket still tries to deliver."""
 
@@ -42,6 +47,7 @@ class ZmqLink:
         self._send_timeout = send_timeout
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
         self._pushes: OrderedDict[str, zmq.Socket[bytes]] = OrderedDict()
+        self._used: dict[str, float] = {}
         self._pull = self._open(zmq.PULL)
         self._pull.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME)
         self._pull.bind(bind)
@@ -116,10 +122,20 @@ class ZmqLink:
         socket = self._pushes.get(endpoint)
         if socket is None:
             socket = self._connect(endpoint)
+            self._sweep()
         self._pushes.move_to_end(endpoint)
-        while len(self._pushes) > MAX_PEERS:
-            self._pushes.popitem(last=False)[1].close()
+        self._used[endpoint] = time.monotonic()
         return socket
+
+    def _sweep(self) -> None:
+        """Close what is too many or was not used for long; the order is that of the last use."""
+        oldest = time.monotonic() - IDLE
+        while len(self._pushes) > 1:
+            endpoint = next(iter(self._pushes))
+            if len(self._pushes) <= MAX_PEERS and self._used[endpoint] >= oldest:
+                break
+            self._pushes.pop(endpoint).close()
+            del self._used[endpoint]
 
     def _connect(self, endpoint: str) -> "zmq.Socket[bytes]":
         socket = self._open(zmq.PUSH)

@@ -7,6 +7,7 @@ import pytest
 import zmq
 
 from common.errors import LinkTimeout, WireError
+from common.links import zmq as zmq_module
 from common.links.zmq import HIGH_WATER, MAX_PEERS, ZmqLink
 from common.messages import RingBlock, RingReady
 from common.wire import LINK
@@ -156,6 +157,20 @@ def test_peers_that_were_not_used_for_longest_are_closed(link, tmp_path):
     assert f"ipc://{tmp_path}/peer0" not in link._pushes
     for socket in link._pushes.values():
         socket.setsockopt(zmq.LINGER, 0)
+
+
+def test_a_peer_that_was_not_used_for_long_is_closed_when_another_opens(
+    link, tmp_path, monkeypatch
+):
+    first, second, third = (f"ipc://{tmp_path}/peer{index}" for index in range(3))
+    for endpoint in (first, second, first):
+        link._push(endpoint)
+    assert list(link._pushes) == [second, first]
+    monkeypatch.setattr(zmq_module, "IDLE", -1.0)
+    link._push(first)
+    assert list(link._pushes) == [second, first]
+    link._push(third)
+    assert list(link._pushes) == list(link._used) == [third]
 
 
 def test_close_leaves_no_socket_file(tmp_path):
