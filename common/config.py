@@ -25,6 +25,7 @@ from msgspec import Meta, Struct
 
 from common.errors import ConfigError
 from common.messages import Endpoint, Name, Size
+from common.schedule import Schedule, place_of
 
 VARIABLES = {
     "TETRIS_ROUTER": "mesh.router",
@@ -101,14 +102,10 @@ class GatewayConfig(Section, frozen=True):
 
 
 class RouterConfig(Section, frozen=True):
-    """Planning."""
+    """The router's queue and books; how it plans is `schedule`."""
 
-    sp_size_candidates: Annotated[tuple[PositiveInt, ...], Meta(min_length=1)] = (1, 2, 4, 8, 16)
-    improvement_rate: Annotated[float, Meta(ge=0, lt=1)] = 0.1
     latency: str = "cpu-smollm2-135m"
     """A fitted latency model: a name in compose/latency or a path."""
-    min_chunk: PositiveInt = 128
-    """Tokens; shorter first chunks do not pay off."""
     max_queue: PositiveInt = 1024
     reserve_tokens: PositiveInt = 256
     """Decode slots reserved beyond the prompt at planning, at most."""
@@ -152,6 +149,7 @@ class Config(Section, frozen=True):
     mesh: MeshConfig = MeshConfig()
     gateway: GatewayConfig = GatewayConfig()
     router: RouterConfig = RouterConfig()
+    schedule: Schedule = Schedule()
     prefill: PrefillConfig = PrefillConfig()
     decode: DecodeConfig = DecodeConfig()
     log: LogConfig = LogConfig()
@@ -180,7 +178,8 @@ def load(path: str | Path, overrides: Mapping[str, object] | None = None) -> Con
     try:
         return msgspec.convert(tree, Config, strict=True)
     except msgspec.ValidationError as error:
-        key, what = _place(str(error))
+        key, what = place_of(error)
+        key = key or "the whole file"
         raise ConfigError(f"{sources.get(key, path)}: {key}: {what}") from None
 
 
@@ -205,11 +204,3 @@ def _put(tree: dict[str, Any], key: str, value: object) -> None:
 
 def _number(text: str) -> int | str:
     return int(text) if re.fullmatch(r"\d{1,9}", text) else text
-
-
-def _place(message: str) -> tuple[str, str]:
-    # msgspec ends its messages with the place, and names a missing or unknown field before it.
-    what, _, place = message.partition(" - at `$")
-    field = re.search(r"field `(.+?)`", what)
-    parts = [part for part in (place.strip("`."), field[1] if field else "") if part]
-    return ".".join(parts) or "the whole file", what

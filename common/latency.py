@@ -55,26 +55,15 @@ class LatencyModel:
 
     def predict(self, size: int, history: int, length: int) -> float:
         """Seconds that a group of `size` takes for `length` tokens after `history`."""
-        a, b, c, d = self.curves[size]
-        return a + length * (b + c * history + d * length)
+        return predict(self.curves[size], history, length)
 
     def solve(self, size: int, history: int, budget: float) -> int:
         """The most tokens that a group of `size` computes within `budget` seconds; 0 when none."""
-        a, b, c, d = self.curves[size]
-        room, slope = budget - a, b + c * history
-        if room <= 0:
-            return 0
-        if slope <= 0 and d <= 0:
-            return _MAX_LENGTH
-        # The stable form of the quadratic's root; it holds for d = 0 as well.
-        root = 2 * room / (slope + math.sqrt(slope * slope + 4 * d * room))
-        length = min(int(root), _MAX_LENGTH)
-        # The root is rounded: step to the exact boundary.
-        while length > 0 and a + length * (slope + d * length) > budget:
-            length -= 1
-        while length < _MAX_LENGTH and a + (length + 1) * (slope + d * (length + 1)) <= budget:
-            length += 1
-        return length
+        return solve(self.curves[size], history, budget)
+
+    def fastest(self, length: int) -> float:
+        """Seconds of a whole prompt on an empty cluster, with the size that suits it best."""
+        return min(predict(curve, 0, length) for curve in self.curves.values())
 
     def error(self, sample: Sample) -> float:
         """Relative error of the prediction for one measurement."""
@@ -127,6 +116,31 @@ class LatencyModel:
             file.write("\n".join(lines).lstrip("\n") + "\n")
         os.chmod(file.name, 0o644)
         os.replace(file.name, path)
+
+
+def predict(curve: Curve, history: int, length: int) -> float:
+    """Seconds for `length` tokens after `history`."""
+    a, b, c, d = curve
+    return a + length * (b + c * history + d * length)
+
+
+def solve(curve: Curve, history: int, budget: float) -> int:
+    """The most tokens after `history` that take at most `budget` seconds; 0 when none."""
+    a, b, c, d = curve
+    room, slope = budget - a, b + c * history
+    if room <= 0:
+        return 0
+    if slope <= 0 and d <= 0:
+        return _MAX_LENGTH
+    # The stable form of the quadratic's root; it holds for d = 0 as well.
+    root = 2 * room / (slope + math.sqrt(slope * slope + 4 * d * room))
+    length = min(int(root), _MAX_LENGTH)
+    # The root is rounded: step to the exact boundary.
+    while length > 0 and a + length * (slope + d * length) > budget:
+        length -= 1
+    while length < _MAX_LENGTH and a + (length + 1) * (slope + d * (length + 1)) <= budget:
+        length += 1
+    return length
 
 
 def _curves(path: Path, table: dict[str, object]) -> Iterator[tuple[int, Curve]]:

@@ -1,7 +1,9 @@
 """Presets: the TOML files that describe a mesh, shipped with the package or the user's own."""
 
 import importlib.resources
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -25,10 +27,20 @@ def find(name: str) -> Path:
 
 def dump(config: Config) -> str:
     """The TOML text of `config`; JSON's strings, numbers, booleans and arrays are TOML's."""
-    lines: list[str] = []
-    for section, table in msgspec.to_builtins(config).items():
-        lines.append(f"[{section}]")
-        for key, value in table.items():
-            if value is not None:
-                lines.append(f"{key} = {msgspec.json.encode(value).decode()}")
-    return "\n".join(lines) + "\n"
+    tables = msgspec.to_builtins(config).items()
+    return "\n".join(line for name, table in tables for line in _lines(name, table)) + "\n"
+
+
+def _lines(name: str, table: dict[str, Any]) -> Iterator[str]:
+    """A table, then the tables inside it."""
+    yield f"[{name}]"
+    for key, value in table.items():
+        if value is not None and not isinstance(value, dict):
+            yield f"{_json(key)} = {_json(value)}"
+    for key, value in table.items():
+        if isinstance(value, dict):
+            yield from _lines(f"{name}.{key}", value)
+
+
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode()

@@ -14,11 +14,12 @@ from services.router.planner import Planner
 class Admission:
     """Plans that fit. Without memory pressure this is one call of the planner."""
 
-    def __init__(self, policy: Policy, model: LatencyModel) -> None:
-        self.policy = policy
+    def __init__(self, model: LatencyModel) -> None:
         self.model = model
 
-    def plan(self, length: int, view: PoolView, free: Mapping[str, int]) -> Plan | None:
+    def plan(
+        self, length: int, view: PoolView, free: Mapping[str, int], policy: Policy
+    ) -> Plan | None:
         """The plan with the least TTFT among those whose KV fits; None when none does now.
 
         A plan never needs more of a member than one chunk of its smallest size, page rounding
@@ -26,20 +27,23 @@ class Admission:
         """
         best: Plan | None = None
         seen: frozenset[str] = frozenset()
-        for index, size in enumerate(self.policy.sizes):
+        for index, size in enumerate(policy.sizes):
             need = single_chunk_slots(length, size)
-            names = frozenset(name for name in view.names if free[name] >= need)
+            names = frozenset([name for name in view.names if free[name] >= need])
             if names == seen or size > len(names) or size not in self.model.curves:
                 continue
             seen = names
-            policy = replace(self.policy, sizes=self.policy.sizes[index:])
-            found = self._fitting(length, view.only(names), policy, free)
+            rest = replace(policy, sizes=policy.sizes[index:])
+            found = self._fitting(length, view.only(names), rest, free)
             if found is not None and (best is None or found.ttft < best.ttft):
                 best = found
+            if len(names) == len(view.names):
+                # Larger sizes need less of each: the same instances again.
+                break
         return best
 
     def forced(
-        self, text: str, length: int, view: PoolView, free: Mapping[str, int]
+        self, text: str, length: int, view: PoolView, free: Mapping[str, int], policy: Policy
     ) -> Plan | None:
         """A demanded plan; None when its KV does not fit now.
 
@@ -52,9 +56,11 @@ class Admission:
         names = frozenset(name for name in view.names if free[name] >= need)
         if len(names) < size:
             return None
-        return forced_plan(text, length, view.only(names), self.policy, self.model)
+        return forced_plan(text, length, view.only(names), policy, self.model)
 
-    def check(self, length: int, totals: Mapping[str, int], forced: str | None) -> None:
+    def check(
+        self, length: int, totals: Mapping[str, int], forced: str | None, policy: Policy
+    ) -> None:
         """Whether the pool could take the prompt if it were empty.
 
         Raises:
@@ -67,22 +73,23 @@ class Admission:
         names = tuple(totals)
         empty = PoolView(names, ("node",) * len(names), (0.0,) * len(names))
         if forced is not None:
-            forced_plan(forced, length, empty, self.policy, self.model)
-            possible = self.forced(forced, length, empty, totals) is not None
+            forced_plan(forced, length, empty, policy, self.model)
+            possible = self.forced(forced, length, empty, totals, policy) is not None
         else:
-            possible = self.plan(length, empty, totals) is not None
+            possible = self.plan(length, empty, totals, policy) is not None
         if not possible:
             raise RequestFailed(
                 f"{length} tokens do not fit the KV memory of {len(totals)} prefill instances "
                 f"with {max(totals.values())} tokens each at most; raise prefill.kv_tokens, add "
-                "prefill workers or larger router.sp_size_candidates"
+                "prefill workers or larger schedule.sp_size_candidates"
             )
 
     def _fitting(
         self, length: int, view: PoolView, policy: Policy, free: Mapping[str, int]
     ) -> Plan | None:
-        for chunkwise in (True, False):
-            plan = Planner(policy, chunkwise=chunkwise).plan(length, view, self.model)
-            if fits(plan, free):
-                return plan
-        return None
+        plan = Planner(policy).plan(length, view, self.model)
+        if fits(plan, free):
+            return plan
+        # Several chunks may round to more pages than one.
+        plan = Planner(replace(policy, name="single-chunk")).plan(length, view, self.model)
+        return plan if fits(plan, free) else None

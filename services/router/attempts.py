@@ -32,7 +32,7 @@ class Attempts:
         """Take an attempt in, or say again what became of it; False when that has to wait."""
         hit("router.submit")
         requests, gateway = self._books.requests, submit.reply
-        request = Request.of(submit, ids)
+        request = Request.of(submit, ids, now)
         how, known = requests.over(request.owner), requests.get(request.owner)
         if self._books.registry.removed(gateway.name, gateway.incarnation) is not None:
             return False
@@ -51,6 +51,8 @@ class Attempts:
             return True
         self._supersede(request.owner, now)
         requests.add(request)
+        if not request.is_retry:
+            self._planning.scheduler.arrive(now)
         return True
 
     def adopted(self, owner: Owner, gateway: Peer, now: float) -> Request | None:

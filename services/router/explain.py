@@ -36,7 +36,7 @@ def explain(plan: Plan, model: LatencyModel) -> list[Option]:
     options: list[Option] = []
     best: float | None = None
     for size in usable_sizes(plan.policy.sizes, plan.view, model):
-        group = groups.extend(groups.empty, size)
+        group = groups.extend(groups.start, size)
         option = Option(
             size=size,
             members=tuple(plan.view.names[index] for index in group.members),

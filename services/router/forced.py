@@ -30,13 +30,14 @@ def forced_plan(
             f"there are {len(view.names)}"
         )
     groups = Groups.of(view)
-    group, passed, predicted = groups.empty, 0.0, []
+    group, passed, predicted = groups.start, 0.0, []
+    wait = groups.extend(group, chunks[0].size).delay
     for chunk in chunks:
         group = groups.extend(group, chunk.size)
         predicted.append(model.predict(chunk.size, chunk.history, chunk.length))
         passed = max(passed, group.delay) + predicted[-1]
     members = tuple(view.names[index] for index in group.members)
-    return Plan(chunks, members, tuple(predicted), passed, view, policy, forced=text)
+    return Plan(chunks, members, tuple(predicted), passed, view, policy, wait, forced=text)
 
 
 def parse(text: str, length: int, model: LatencyModel) -> tuple[Chunk, ...]:

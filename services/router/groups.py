@@ -2,7 +2,8 @@
 
 Each node is sorted once. A group always holds the shortest-queued instances of every node, so it
 is a count per node, and since time passing keeps the order of delays, the same groups serve the
-whole search; only the delay left over changes.
+whole search; only the delay left over changes. Instances that every group has to hold (they have
+a reused prefix) stand outside these counts.
 
 Source:
     Specification, section 6, get_group.
@@ -28,38 +29,56 @@ class Group:
 
 
 class Groups:
-    """All groups that a pool offers, each made once."""
+    """All groups that a pool offers, each made once.
 
-    def __init__(self, nodes: list[list[int]], queues: list[list[float]]) -> None:
+    Args:
+        nodes: the instances of each node that may join, by delay.
+        queues: their delays.
+        start: what every group holds.
+        hosts: for each node whether it hosts a member of `start`.
+    """
+
+    def __init__(
+        self,
+        nodes: list[list[int]],
+        queues: list[list[float]],
+        start: Group,
+        hosts: tuple[bool, ...],
+    ) -> None:
         self._nodes = nodes
         self._queues = queues
-        self._size = sum(map(len, nodes))
+        self._hosts = hosts
+        self._size = start.size + sum(map(len, nodes))
         self._largest = max(map(len, nodes), default=0)
         self._made: dict[tuple[tuple[int, ...], int], Group] = {}
-        self.empty = Group((), (0,) * len(nodes), 0.0)
+        self.start = start
 
     @classmethod
-    def of(cls, view: PoolView) -> "Groups":
-        """The groups that all instances of a view offer."""
+    def of(cls, view: PoolView, members: tuple[int, ...] = ()) -> "Groups":
+        """The groups that all instances of a view offer, each with `members` at its head."""
         nodes: dict[str, list[int]] = {}
         for index, node in enumerate(view.nodes):
             nodes.setdefault(node, []).append(index)
-        for members in nodes.values():
-            members.sort(key=view.delays.__getitem__)
-        queues = [[view.delays[index] for index in members] for members in nodes.values()]
-        return cls(list(nodes.values()), queues)
+        hosting = {view.nodes[index] for index in members}
+        free = [[index for index in queue if index not in members] for queue in nodes.values()]
+        for queue in free:
+            queue.sort(key=view.delays.__getitem__)
+        queues = [[view.delays[index] for index in queue] for queue in free]
+        delay = max((view.delays[index] for index in members), default=0.0)
+        start = Group(members, (0,) * len(nodes), delay)
+        return cls(free, queues, start, tuple(node in hosting for node in nodes))
 
     def within(self, group: Group, members: Group) -> "tuple[Groups, Group]":
-        """The groups that the instances of `group` offer, and `members` as their start."""
+        """The groups that the instances of `group` offer, and `members` as one of them."""
         if group.size == self._size:
             return self, members
-        kept = [(node, count) for node, count in enumerate(group.counts) if count]
         inner = Groups(
-            [self._nodes[node][:count] for node, count in kept],
-            [self._queues[node][:count] for node, count in kept],
+            [node[:count] for node, count in zip(self._nodes, group.counts, strict=True)],
+            [queue[:count] for queue, count in zip(self._queues, group.counts, strict=True)],
+            self.start,
+            self._hosts,
         )
-        counts = tuple([members.counts[node] for node, _ in kept])
-        return inner, Group(members.members, counts, members.delay)
+        return inner, Group(members.members, members.counts, members.delay)
 
     def extend(self, group: Group, size: int) -> Group:
         """`group` and the instances that make it `size` strong; size <= all instances."""
@@ -76,7 +95,7 @@ class Groups:
 
     def _grow(self, group: Group, size: int) -> Group:
         counts, members, delay = list(group.counts), list(group.members), group.delay
-        hosts = [node for node, count in enumerate(counts) if count] if members else []
+        hosts = [node for node, count in enumerate(counts) if count or self._hosts[node]]
         while len(members) < size:
             need = size - len(members)
             node = self._best(hosts, need, counts)

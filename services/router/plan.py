@@ -7,17 +7,23 @@ from common.messages import Chunk
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """How plans are chosen.
+    """How one plan is chosen.
 
     Args:
         sizes: SP candidates, ascending.
         rate: improvement rate in [0, 1), the relative TTFT gain that a larger size must bring.
         min_chunk: tokens; a chunk before the last one that is shorter does not pay off.
+        name: of the policy; a `fixed-sp:N` is named without its N, which is the one candidate.
+        price: seconds of TTFT that one instance is worth for a second, under `cdsp-priced`.
+        fewest: instances of the last group at least, under `cdsp-priced`.
     """
 
     sizes: tuple[int, ...]
     rate: float
     min_chunk: int
+    name: str = "cdsp"
+    price: float = 0.0
+    fewest: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +50,13 @@ class PoolView:
             tuple(self.delays[index] for index in kept),
         )
 
+    def after(self, plan: "Plan") -> "PoolView":
+        """The view once `plan` is booked: its members are busy until its first token."""
+        busy = set(plan.members)
+        pairs = zip(self.names, self.delays, strict=True)
+        delays = tuple([plan.ttft if name in busy else delay for name, delay in pairs])
+        return PoolView(self.names, self.nodes, delays)
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -53,6 +66,7 @@ class Plan:
 
     Args:
         predicted: seconds that each chunk takes, without queuing.
+        wait: seconds until the first chunk can start.
         ttft: estimated seconds from planning to the first token, queuing included.
         forced: the plan as it was demanded, None when the planner decided.
     """
@@ -63,6 +77,7 @@ class Plan:
     ttft: float
     view: PoolView
     policy: Policy
+    wait: float = 0.0
     forced: str | None = None
 
     def group(self, index: int) -> tuple[str, ...]:

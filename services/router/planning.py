@@ -2,20 +2,20 @@
 
 from collections.abc import Callable
 
-from common.config import RouterConfig
-from common.errors import RequestFailed
+from common.config import Config
+from common.errors import ConfigError, RequestFailed
 from common.failpoints import hit
 from common.latency import LatencyModel
 from common.messages import Hello, Member, Peer, Role, RunChunk, Target
-from services.router.admission import Admission
 from services.router.books import Books
 from services.router.forced import parse
 from services.router.memory import plan_slots
 from services.router.placement import decode_slots
-from services.router.plan import Plan, Policy
+from services.router.plan import Plan
 from services.router.pool import Task
 from services.router.registry import Registered
 from services.router.requests import Request
+from services.router.scheduler import Scheduler
 
 Send = Callable[..., None]
 """(endpoint, message, *frames); never blocks."""
@@ -24,11 +24,13 @@ Send = Callable[..., None]
 class Planning:
     """Starts requests in their order, as soon as memory has room for them."""
 
-    def __init__(self, config: RouterConfig, books: Books, peer: Peer, send: Send) -> None:
-        sizes = tuple(sorted(set(config.sp_size_candidates)))
-        policy = Policy(sizes, config.improvement_rate, config.min_chunk)
-        self._admission = Admission(policy, LatencyModel.load(config.latency))
-        self._reserve = config.reserve_tokens
+    def __init__(self, config: Config, books: Books, peer: Peer, send: Send) -> None:
+        model = LatencyModel.load(config.router.latency)
+        try:
+            self.scheduler = Scheduler(config.schedule, model)
+        except RequestFailed as error:
+            raise ConfigError(f"schedule.{error}") from None
+        self._reserve = config.router.reserve_tokens
         self._books = books
         self._peer = peer
         self._send = send
@@ -41,7 +43,7 @@ class Planning:
         """
         submit = request.submit
         if submit.forced_plan is not None:
-            parse(submit.forced_plan, submit.num_tokens, self._admission.model)
+            parse(submit.forced_plan, submit.num_tokens, self.scheduler.model)
 
     def impossible(self, request: Request) -> str | None:
         """Why the mesh of now could not serve the request even if it were empty, if so."""
@@ -51,19 +53,26 @@ class Planning:
         return request.verdict[1]
 
     def start_waiting(self, now: float) -> list[Request]:
-        """Start requests from the head of the queue until one has to wait for room.
+        """Start those whose time has come, in their order, until one has to wait for room.
 
         One that waits for members to come back holds nobody up.
 
         Returns:
             The requests that have started.
         """
-        started = []
-        for request in self._books.requests.waiting:
-            if self.impossible(request) is not None:
-                continue
-            if not self._start(request, now):
+        books, started = self._books, list[Request]()
+        waiting = books.requests.waiting
+        if not waiting:
+            return started
+        queue = [request for request in waiting if self.impossible(request) is None]
+        view = books.pool.view(now).only(frozenset(self._serving("prefill-worker")))
+        for request, plan in self.scheduler.starts(
+            self.scheduler.ordered(queue), view, books.memory.free, now
+        ):
+            decode = self._place(request)
+            if decode is None:
                 break
+            self._commit(request, plan, decode, now)
             started.append(request)
         return started
 
@@ -78,7 +87,9 @@ class Planning:
         prefill = self._serving("prefill-worker")
         totals = {name: total for name, total in books.memory.totals().items() if name in prefill}
         try:
-            self._admission.check(submit.num_tokens, totals, submit.forced_plan)
+            self.scheduler.admission.check(
+                submit.num_tokens, totals, submit.forced_plan, self.scheduler.capacity_policy
+            )
         except RequestFailed as error:
             return str(error)
         max_tokens = submit.ending.max_tokens
@@ -92,14 +103,6 @@ class Planning:
             )
         return None
 
-    def _start(self, request: Request, now: float) -> bool:
-        decode = self._place(request)
-        plan = self._plan(request, now) if decode is not None else None
-        if decode is None or plan is None:
-            return False
-        self._commit(request, plan, decode, now)
-        return True
-
     def _serving(self, role: Role) -> set[str]:
         return {member.name for member in self._books.registry.serving(role)}
 
@@ -109,14 +112,6 @@ class Planning:
         usable = {member.name for member in serving if member.broker}
         name = books.placement.choose(self._decode_slots(request), usable)
         return None if name is None else books.registry.find(name)
-
-    def _plan(self, request: Request, now: float) -> Plan | None:
-        books, submit = self._books, request.submit
-        serving = frozenset(self._serving("prefill-worker"))
-        view, free = books.pool.view(now).only(serving), books.memory.free()
-        if submit.forced_plan is not None:
-            return self._admission.forced(submit.forced_plan, submit.num_tokens, view, free)
-        return self._admission.plan(submit.num_tokens, view, free)
 
     def _decode_slots(self, request: Request) -> int:
         submit = request.submit

@@ -22,6 +22,8 @@ class Request:
         touched: names of all members that may hold something of it.
         verdict: a version of the mesh, and why it could never run there, if so.
         place: in the line of all requests, the same for every attempt.
+        arrived: monotonic seconds.
+        size: see `scheduler.Job`.
     """
 
     owner: Owner
@@ -35,11 +37,29 @@ class Request:
     touched: tuple[str, ...] = ()
     verdict: tuple[int, str | None] | None = None
     place: int = 0
+    arrived: float = 0.0
+    size: int | None = None
 
     @classmethod
-    def of(cls, submit: Submit, ids: bytes) -> "Request":
+    def of(cls, submit: Submit, ids: bytes, now: float = 0.0) -> "Request":
         """The attempt that a gateway hands in."""
-        return cls(Owner(submit.request, submit.attempt), submit.reply, submit, ids)
+        owner = Owner(submit.request, submit.attempt)
+        return cls(owner, submit.reply, submit, ids, arrived=now)
+
+    @property
+    def length(self) -> int:
+        """Tokens to prefill."""
+        return self.submit.num_tokens
+
+    @property
+    def is_retry(self) -> bool:
+        """Whether the request has been accepted before."""
+        return self.owner.attempt > 1
+
+    @property
+    def forced(self) -> str | None:
+        """The plan that the client demands."""
+        return self.submit.forced_plan
 
     @property
     def submit(self) -> Submit:

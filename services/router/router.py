@@ -58,7 +58,7 @@ class Router:
         self.books = books
         self.num_ignored = 0
         """Messages that nobody here was meant to get, or from members of another life."""
-        self._planning = Planning(config.router, books, peer, send)
+        self._planning = Planning(config, books, peer, send)
         self._attempts = Attempts(books, self._planning, send)
         self._members = Membership(config.mesh, peer, books, self._attempts, send)
         self._levelling = Levelling(peer.incarnation, books, self._attempts)
@@ -127,7 +127,7 @@ class Router:
             case Drain():
                 self._members.drain(message, now)
             case Ask(query=query, what="status"):
-                answer = status(self.books, self._config.router, self._epoch, query, now)
+                answer = status(self.books, self._planning.scheduler, self._epoch, query, now)
                 self._send(message.reply, answer)
             case Ask(query=query):
                 self._send(message.reply, ledger(self.books, self._config.mesh.lease, query, now))

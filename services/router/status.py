@@ -1,6 +1,5 @@
 """The mesh as the router sees it, for operators."""
 
-from common.config import RouterConfig
 from common.messages import (
     BrokerFacts,
     DecodeFacts,
@@ -13,9 +12,10 @@ from common.messages import (
 )
 from services.router.books import Books
 from services.router.registry import Registered
+from services.router.scheduler import Scheduler, sizes_of
 
 
-def status(books: Books, config: RouterConfig, epoch: int, query: Query, now: float) -> Status:
+def status(books: Books, scheduler: Scheduler, epoch: int, query: Query, now: float) -> Status:
     """Members, load and policy; `now` in monotonic seconds."""
     delays = books.pool.delays(now)
     members = tuple(
@@ -27,17 +27,19 @@ def status(books: Books, config: RouterConfig, epoch: int, query: Query, now: fl
         epoch=epoch,
         waiting=books.requests.num_waiting,
         requests=len(books.requests),
-        policy=policy(config),
+        policy=policy(scheduler, now),
         members=members,
     )
 
 
-def policy(config: RouterConfig) -> str:
+def policy(scheduler: Scheduler, now: float) -> str:
     """How plans are chosen, in words."""
-    sizes = ", ".join(str(size) for size in sorted(set(config.sp_size_candidates)))
+    schedule = scheduler.schedule
+    sizes = ", ".join(map(str, sizes_of(schedule)))
+    rate = scheduler.regulation.rate(now)
     return (
-        f"SP candidates {sizes}; improvement rate {config.improvement_rate:g}; "
-        f"min chunk {config.min_chunk} tokens"
+        f"{schedule.policy}; SP candidates {sizes}; improvement rate {rate:g}; "
+        f"min chunk {schedule.min_chunk} tokens"
     )
 
 

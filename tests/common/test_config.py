@@ -22,10 +22,10 @@ def preset(folder: Path, text: str) -> Path:
 
 def test_a_preset_fills_the_tree_and_the_rest_has_defaults(tmp_path: Path):
     config = load(
-        preset(tmp_path, MODEL + "[router]\nsp_size_candidates = [1, 2]\n[mesh]\nheartbeat = 1\n")
+        preset(tmp_path, MODEL + "[schedule]\nsp_size_candidates = [1, 2]\n[mesh]\nheartbeat = 1\n")
     )
     assert config.model.name == "tiny"
-    assert config.router.sp_size_candidates == (1, 2)
+    assert config.schedule.sp_size_candidates == (1, 2)
     assert config.mesh.heartbeat == 1.0
     assert config.gateway == Config(model=config.model).gateway
 
@@ -45,7 +45,9 @@ def test_a_preset_fills_the_tree_and_the_rest_has_defaults(tmp_path: Path):
         (MODEL + "[gateway]\ncontrol_port = -1", "gateway.control_port", ">= 0"),
         (MODEL + "[gateway]\nmax_attempts = 0", "gateway.max_attempts", ">= 1"),
         (MODEL + "[mesh]\nname = 'two words'", "mesh.name", "matching regex"),
-        (MODEL + "[router]\nsp_size_candidates = [1, 0]", "router.sp_size_candidates[1]", ">= 1"),
+        (MODEL + "[schedule]\nsp_size_candidates = [0]", "schedule.sp_size_candidates[0]", ">= 1"),
+        (MODEL + "[schedule]\npolicy = 'best'", "schedule.policy", "matching regex"),
+        (MODEL + "[schedule.priced]\nbase = -1", "schedule.priced.base", ">= 0"),
         (MODEL + "dtype = 'int8'", "model.dtype", "Invalid enum value"),
         (MODEL + "[decode]\nbackends = 1025", "decode.backends", "<= 1024"),
         ("model = 3", "model", "Expected `object`, got `int`"),

@@ -1,4 +1,5 @@
 import importlib.resources
+import re
 from pathlib import Path
 
 import msgspec
@@ -38,6 +39,8 @@ def test_the_default_preset_shows_every_key_with_its_default() -> None:
     written = Config(model=ModelConfig(**bare), log=LogConfig(format="text"))
     assert shown == written
     keys = {line.lstrip("# ").split(" = ")[0] for line in text.splitlines() if " = " in line}
+    headers = re.findall(r"^\[(.+?)\]", text, re.MULTILINE)
+    keys |= {header.rpartition(".")[2] for header in headers}
     for table in msgspec.to_builtins(written).values():
         assert set(table) <= keys
 

@@ -18,6 +18,7 @@ from common.config import (
 from common.emulated_model import StepCost
 from common.memory_transport import CAPACITY, Faults
 from common.messages import KvLayout
+from common.schedule import Schedule
 
 LATENCY = "a100-llama3-8b"
 LLAMA3_8B = KvLayout(num_layers=32, num_kv_heads=8, head_dim=128, dtype="bfloat16")
@@ -50,6 +51,7 @@ class Cluster:
     mesh: MeshConfig = field(default_factory=MeshConfig)
     gateway: GatewayConfig = field(default_factory=GatewayConfig)
     router: RouterConfig = field(default_factory=RouterConfig)
+    schedule: Schedule = field(default_factory=Schedule)
     prefill: PrefillConfig = field(default_factory=PrefillConfig)
     decode: DecodeConfig = field(default_factory=DecodeConfig)
     seed: int = 0
@@ -65,6 +67,7 @@ def configuration(path: Path, cluster: Cluster) -> Config:
         mesh=replace(cluster.mesh, router="mem://router"),
         gateway=cluster.gateway,
         router=replace(cluster.router, latency=LATENCY),
+        schedule=cluster.schedule,
         prefill=replace(cluster.prefill, kv_tokens=cluster.prefill_tokens),
         decode=replace(cluster.decode, kv_tokens=cluster.decode_tokens, backends=cluster.backends),
     )

@@ -13,6 +13,7 @@ from common.clock import LoopClock
 from common.config import DecodeConfig, GatewayConfig, MeshConfig, PrefillConfig, RouterConfig
 from common.emulated_model import StepCost
 from common.messages import KvLayout
+from common.schedule import Pricing, Schedule
 from tests.simulation.cluster import Cluster
 from tests.simulation.history import ANSWERED, Over
 from tests.simulation.nemesis import Fault, Nemesis, draw
@@ -214,9 +215,15 @@ def _cluster(rng: random.Random, seed: int) -> Cluster:
         router=RouterConfig(
             max_queue=_pick(rng, (3, 1024)),
             reserve_tokens=rng.choice((16, 64, 256)),
-            improvement_rate=rng.choice((0.0, 0.1)),
-            min_chunk=rng.choice((16, 128)),
             no_decode_timeout=rng.choice((5.0, 120.0)),
+        ),
+        schedule=Schedule(
+            policy=rng.choice(("cdsp", "cdsp", "cdsp-priced", "single-chunk", "loongserve")),
+            improvement_rate=rng.choice((0.0, 0.1)),
+            improvement_rate_mapping=rng.choice(({}, {"0.5": 0.05, "3": 0.6})),
+            improvement_rate_update_period=rng.choice((2.0, 30.0)),
+            min_chunk=rng.choice((16, 128)),
+            priced=Pricing(late_binding=rng.random() < 0.8, replan=rng.random() < 0.8),
         ),
         prefill=PrefillConfig(
             step_timeout=rng.choice((2.0, 15.0)),

@@ -23,6 +23,7 @@ from common.messages import (
     Sampling,
     Submit,
 )
+from common.schedule import Schedule
 from services.router.router import Router
 
 MODEL = ModelCard("m", "abc", 100_000)
@@ -50,11 +51,12 @@ def hello(role, name, incarnation=1, total=8192):
 class Mesh:
     """A router, its members as names, and all that it has sent."""
 
-    def __init__(self, num_prefill=2, **router):
+    def __init__(self, num_prefill=2, schedule=None, **router):
         config = Config(
             model=ModelConfig(path="", name="m"),
             mesh=MeshConfig(),
             router=RouterConfig(latency="a100-llama3-8b", **router),
+            schedule=schedule or Schedule(),
         )
         self.sent = []
         # All have joined long ago, and were heard just now.

@@ -14,8 +14,8 @@ def test_the_last_accepted_option_is_the_single_chunk_plan():
     )
     for length in (3_000, 20_000, 90_000, 180_000):
         for rate in (0.0, 0.3, 0.6):
-            policy = Policy((1, 2, 4, 8, 16), rate, 128)
-            plan = Planner(policy, chunkwise=False).plan(length, view, A100)
+            policy = Policy((1, 2, 4, 8, 16), rate, 128, "single-chunk")
+            plan = Planner(policy).plan(length, view, A100)
             options = explain(plan, A100)
             assert [option.size for option in options] == [1, 2, 4, 8, 16]
             chosen = [option for option in options if option.accepted][-1]

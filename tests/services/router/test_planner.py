@@ -1,5 +1,6 @@
 import itertools
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -162,7 +163,7 @@ def test_groups_nest_lengths_sum_to_the_prompt_and_members_are_distinct(seed):
 def test_a_plan_is_never_later_than_a_single_chunk_and_keeps_its_promise(seed):
     length, view, policy = random_case(random.Random(seed))
     plan = Planner(policy).plan(length, view, A100)
-    single = Planner(policy, chunkwise=False).plan(length, view, A100)
+    single = Planner(replace(policy, name="single-chunk")).plan(length, view, A100)
     assert len(single.chunks) == 1
     assert plan.ttft <= single.ttft
     # Chunks follow each other without a gap that the estimate forgets.
@@ -197,7 +198,9 @@ def test_no_plan_beats_an_exhaustive_search_over_nested_groups(seed):
     assert plan.ttft >= exhaustive(length, delays, (1, 2, 4), A100, grid) - slack
     # Algorithm 1 never grows beyond the size of the best single chunk; up to there it is near
     # the optimum.
-    largest = Planner(planner.policy, chunkwise=False).plan(length, view_of(delays), A100)
+    largest = Planner(replace(planner.policy, name="single-chunk")).plan(
+        length, view_of(delays), A100
+    )
     sizes = tuple(size for size in (1, 2, 4) if size <= largest.chunks[-1].size)
     assert plan.ttft <= exhaustive(length, delays, sizes, A100, grid) * 1.02
 
@@ -265,4 +268,4 @@ def test_a_pool_without_a_usable_size_is_named():
 
 def test_groups_are_reused_within_one_search():
     groups = Groups.of(view_of([0.3, 0.1, 0.2, 0.0]))
-    assert groups.extend(groups.empty, 2) is groups.extend(groups.empty, 2)
+    assert groups.extend(groups.start, 2) is groups.extend(groups.start, 2)

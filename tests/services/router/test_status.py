@@ -1,4 +1,5 @@
 from common.messages import Ask, BrokerFacts, GatewayFacts, Heartbeat, Leave, Status
+from common.schedule import Schedule
 from tests.services.router.mesh import Mesh
 
 
@@ -11,7 +12,8 @@ def answer(mesh):
 
 
 def test_the_status_lists_every_member_with_its_load():
-    mesh = Mesh(num_prefill=2, improvement_rate=0.25, sp_size_candidates=(2, 1))
+    schedule = Schedule(improvement_rate=0.25, sp_size_candidates=(2, 1))
+    mesh = Mesh(num_prefill=2, schedule=schedule)
     mesh.submit(forced_plan="2")
     mesh.now = 1.0
     mesh.give(Heartbeat("kv-transfer", "b", 1, BrokerFacts(4, 3, 1), "in-b"))

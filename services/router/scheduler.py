@@ -1,0 +1,182 @@
+"""Which waiting requests start now, and by which plan: policy, regulation, order and binding.
+
+Pure; `now` is monotonic seconds. The router and the simulator drive the same object: both hand it
+the queue and a view of the pool, and book what it lets start.
+
+Source:
+    Specification, sections 6 and 8; cdsp-priced is ours.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Protocol, TypeVar
+
+from common.errors import RequestFailed
+from common.latency import LatencyModel
+from common.schedule import Schedule
+from services.router.admission import Admission
+from services.router.plan import Plan, Policy, PoolView
+from services.router.regulation import Regulation
+
+
+class Job(Protocol):
+    """What the scheduler reads of a request."""
+
+    @property
+    def length(self) -> int:
+        """Tokens to prefill."""
+
+    @property
+    def arrived(self) -> float:
+        """Monotonic seconds."""
+
+    @property
+    def is_retry(self) -> bool:
+        """Whether it has been accepted before: such go first."""
+
+    @property
+    def forced(self) -> str | None:
+        """The plan that its client demands."""
+
+    size: int | None
+    """Largest group of the plan that was made at its arrival, where plans stay."""
+
+
+J = TypeVar("J", bound=Job)
+Free = Callable[[], Mapping[str, int]]
+"""KV slots that nobody has, by instance."""
+
+
+class Scheduler:
+    """One schedule in force; `update` changes it between two decisions."""
+
+    def __init__(self, schedule: Schedule, model: LatencyModel) -> None:
+        check(schedule, model)
+        self._use(schedule)
+        self.regulation = Regulation(schedule)
+        self.admission = Admission(model)
+
+    @property
+    def model(self) -> LatencyModel:
+        """The latency model that plans are made with."""
+        return self.admission.model
+
+    def update(self, schedule: Schedule) -> None:
+        """Put another schedule in force, whole or not at all.
+
+        Raises:
+            RequestFailed: it does not fit the latency model; nothing has changed.
+        """
+        check(schedule, self.model)
+        self._use(schedule)
+        self.regulation.update(schedule)
+
+    def arrive(self, now: float) -> None:
+        """Count a new request."""
+        self.regulation.arrive(now)
+
+    def starts(
+        self, queue: Sequence[J], view: PoolView, free: Free, now: float
+    ) -> Iterator[tuple[J, Plan]]:
+        """Requests that start now with their plans, each to be booked before the next is asked for.
+
+        A request without room in memory holds up all behind it. One that could not start at once
+        keeps, under late binding, the instances it would take from those behind it, and is
+        planned anew the next time.
+
+        Args:
+            queue: in its order, see `ordered`.
+            view: the pool; what is booked meanwhile is added here.
+            free: asked anew for every request.
+            now: seconds.
+        """
+        late = self.is_late_binding
+        for num_before, request in enumerate(queue):
+            is_planned = self.schedule.priced.replan or request.size is not None
+            if late and is_planned and min(view.delays, default=1.0) > 0:
+                if self.schedule.priced.replan:
+                    # Nobody is free: neither for this request nor for those behind it.
+                    return
+                continue
+            policy = self.policy(len(queue) - num_before - 1, view, now)
+            plan = self._plan(request, view, free(), policy)
+            if plan is None:
+                return
+            if not late or plan.wait <= 0:
+                yield request, plan
+            view = view.after(plan)
+
+    def ordered(self, queue: Sequence[J]) -> Sequence[J]:
+        """The queue, which is in order of arrival, in the order in which requests start."""
+        slope = self.schedule.priced.slope
+        if slope is None or not self.is_late_binding or len(queue) < 2:
+            return queue
+        model = self.model
+        return sorted(
+            queue,
+            key=lambda one: (not one.is_retry, one.arrived + slope * model.fastest(one.length)),
+        )
+
+    @property
+    def is_late_binding(self) -> bool:
+        """Whether requests wait in the queue until their first chunk can start."""
+        return self.schedule.policy == "cdsp-priced" and self.schedule.priced.late_binding
+
+    @property
+    def capacity_policy(self) -> Policy:
+        """The policy as far as it decides what can be planned at all."""
+        return Policy(self._sizes, 0.0, self.schedule.min_chunk, self._name)
+
+    def policy(self, num_waiting: int, view: PoolView, now: float) -> Policy:
+        """By what a request is planned now, with so many others waiting."""
+        rate, price = self.regulation.rate(now), self._price(num_waiting, view)
+        return Policy(self._sizes, rate, self.schedule.min_chunk, self._name, price)
+
+    def _use(self, schedule: Schedule) -> None:
+        self.schedule = schedule
+        self._sizes = sizes_of(schedule)
+        self._name, _, _ = schedule.policy.partition(":")
+
+    def _price(self, num_waiting: float, view: PoolView) -> float:
+        """Seconds of TTFT that one instance is worth for a second.
+
+        Source:
+            (base + per_waiting * waiting) / instances.
+        """
+        priced, delays = self.schedule.priced, view.delays
+        if self.schedule.policy != "cdsp-priced" or not delays:
+            return 0.0
+        if not priced.late_binding:
+            # Nobody waits in the queue: those who wait do so on the instances (Little's law).
+            num_waiting = (self.regulation.load or 0.0) * sum(delays) / len(delays)
+        return (priced.base + priced.per_waiting * num_waiting) / len(delays)
+
+    def _plan(
+        self, request: Job, view: PoolView, free: Mapping[str, int], policy: Policy
+    ) -> Plan | None:
+        if request.forced is not None:
+            return self.admission.forced(request.forced, request.length, view, free, policy)
+        if request.size is not None:
+            sizes = tuple([size for size in policy.sizes if size <= request.size])
+            policy = replace(policy, sizes=sizes or policy.sizes[:1], fewest=request.size)
+        plan = self.admission.plan(request.length, view, free, policy)
+        if plan is not None and not self.schedule.priced.replan:
+            request.size = plan.chunks[-1].size
+        return plan
+
+
+def check(schedule: Schedule, model: LatencyModel) -> None:
+    """Whether a schedule can be used with a latency model.
+
+    Raises:
+        RequestFailed: it cannot; begins with the key.
+    """
+    if not any(size in model.curves for size in sizes_of(schedule)):
+        key = "policy" if schedule.fixed_size else "sp_size_candidates"
+        known = ", ".join(map(str, model.sizes))
+        raise RequestFailed(f"{key}: the latency model knows the sizes {known}")
+
+
+def sizes_of(schedule: Schedule) -> tuple[int, ...]:
+    """The sizes that groups may have."""
+    return (schedule.fixed_size,) if schedule.fixed_size else schedule.sizes
