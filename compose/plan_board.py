@@ -38,23 +38,17 @@ def board(plan: Plan) -> list[str]:
 
 
 def _row(plan: Plan, name: str, delay: float, until: float) -> str:
-    """One instance; what takes no whole cell gets one all the same."""
-    cells = [IDLE] * WIDTH
-    if delay > 0:
-        _paint(cells, 0.0, delay / until, BUSY)
-    spans = list(zip(plan.starts, plan.predicted, strict=True))
-    for index in reversed(range(len(spans))):
+    """One instance; what takes less than a cell gets one all the same."""
+    spans = [(0.0, delay, BUSY)] if delay > 0 else []
+    for index, (start, seconds) in enumerate(zip(plan.starts, plan.predicted, strict=True)):
         if name in plan.group(index):
-            start, seconds = spans[index]
-            _paint(cells, start / until, (start + seconds) / until, letter(index))
-    return "".join(cells)
-
-
-def _paint(cells: list[str], start: float, end: float, sign: str) -> None:
-    """Fill the cells between two shares of the width."""
-    first = min(round(start * WIDTH), WIDTH - 1)
-    last = min(max(round(end * WIDTH), first + 1), WIDTH)
-    cells[first:last] = sign * (last - first)
+            spans.append((start, start + seconds, letter(index)))
+    row = ""
+    for start, end, sign in spans:
+        first = max(min(round(start / until * WIDTH), WIDTH - 1), len(row))
+        last = max(min(round(end / until * WIDTH), WIDTH), first + 1)
+        row = row.ljust(first, IDLE).ljust(last, sign)
+    return row.ljust(WIDTH, IDLE)[:WIDTH]
 
 
 def _collapsed(rows: dict[str, str]) -> Iterator[tuple[str, str]]:
