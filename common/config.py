@@ -135,6 +135,17 @@ class DecodeConfig(Section, frozen=True):
     grow_tokens: PositiveInt = 256
 
 
+class EmulatedConfig(Section, frozen=True):
+    """The cluster that is planned for, or emulated where the model's path is `emulated`."""
+
+    nodes: Size = 2
+    """Machines with prefill instances."""
+    instances_per_node: Size = 8
+    """Prefill instances on each of them."""
+    decode: Size = 2
+    """Decode instances."""
+
+
 class LogConfig(Section, frozen=True):
     """The log."""
 
@@ -152,6 +163,7 @@ class Config(Section, frozen=True):
     schedule: Schedule = Schedule()
     prefill: PrefillConfig = PrefillConfig()
     decode: DecodeConfig = DecodeConfig()
+    emulated: EmulatedConfig = EmulatedConfig()
     log: LogConfig = LogConfig()
 
 

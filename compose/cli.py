@@ -20,6 +20,7 @@ from common.messages import Role
 from compose import leash, operations, preset
 from compose.launcher import RUN_DIRECTORY, Options, up
 from compose.model_cache import DEFAULT_MODEL, ModelCache, default_directory
+from compose.plan_options import add_plan
 
 MISUSED = 2
 MODULES: dict[Role, str] = {
@@ -59,6 +60,8 @@ def _run(options: argparse.Namespace) -> int:
             return up(Options(**wanted))
         case "service":
             return _service(options.role, options.config, options.nice)
+        case "plan":
+            return int(importlib.import_module("compose.plan_command").run(options))
         case command if command in operations.COMMANDS:
             return operations.run(options)
         case _:
@@ -116,6 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     operations.add_status(commands.add_parser("status", help="members and load of a running mesh"))
     operations.add_ledger(commands.add_parser("ledger", help="who holds which KV and backends"))
     operations.add_drain(commands.add_parser("drain", help="have a member hand over and leave"))
+    add_plan(commands.add_parser("plan", help="plan one prompt and say why, without a mesh"))
     commands.add_parser("bench", help="measure a running mesh", add_help=False)
     _add_service(commands.add_parser("service", help="run one service in the foreground"))
     _add_model(commands.add_parser("model", help="prepare models"))

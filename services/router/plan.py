@@ -59,6 +59,23 @@ class PoolView:
 
 
 @dataclass(frozen=True, slots=True)
+class Reused:
+    """The beginning of a prompt that needs no computing.
+
+    Args:
+        tokens: of it.
+        members: who hold equal shares of it and so belong to every group, in joining order;
+            without any, every instance can read it.
+    """
+
+    tokens: int = 0
+    members: tuple[str, ...] = ()
+
+
+NOTHING = Reused()
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """Chunks of one prompt and the instances that run them, with the inputs of the decision.
 
@@ -69,6 +86,7 @@ class Plan:
         wait: seconds until the first chunk can start.
         ttft: estimated seconds from planning to the first token, queuing included.
         forced: the plan as it was demanded, None when the planner decided.
+        reused: what comes before the first chunk, whose history it is.
     """
 
     chunks: tuple[Chunk, ...]
@@ -79,6 +97,7 @@ class Plan:
     policy: Policy
     wait: float = 0.0
     forced: str | None = None
+    reused: Reused = NOTHING
 
     def group(self, index: int) -> tuple[str, ...]:
         """The instances that run chunk `index`."""
@@ -86,5 +105,15 @@ class Plan:
 
     @property
     def length(self) -> int:
-        """Tokens of all chunks."""
+        """Tokens of all chunks and of what is reused."""
         return self.chunks[-1].history + self.chunks[-1].length
+
+    @property
+    def starts(self) -> tuple[float, ...]:
+        """Seconds from planning to the start of each chunk, as the view's delays say."""
+        delays = dict(zip(self.view.names, self.view.delays, strict=True))
+        starts, end = [], 0.0
+        for index, seconds in enumerate(self.predicted):
+            starts.append(max(end, *[delays[name] for name in self.group(index)]))
+            end = starts[-1] + seconds
+        return tuple(starts)

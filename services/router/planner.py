@@ -11,7 +11,7 @@ from common.latency import LatencyModel
 from common.messages import Chunk
 from services.router import search
 from services.router.fixed import fixed
-from services.router.plan import Plan, Policy, PoolView
+from services.router.plan import NOTHING, Plan, Policy, PoolView, Reused
 from services.router.search import Found, Problem
 
 SEARCH: Callable[[Problem], Found] = search.search
@@ -23,15 +23,18 @@ class Planner:
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
 
-    def plan(self, length: int, view: PoolView, model: LatencyModel) -> Plan:
-        """The policy's plan for a prompt of `length` tokens, >= 1.
+    def plan(
+        self, length: int, view: PoolView, model: LatencyModel, reused: Reused = NOTHING
+    ) -> Plan:
+        """The policy's plan for `length` tokens, >= 1, after those that are reused.
 
         Raises:
-            RequestFailed: no SP candidate is both in the model and within the pool.
+            RequestFailed: no SP candidate is both in the model and within the pool, or no fixed
+                group holds what is reused.
         """
-        problem = problem_of(self.policy, length, view, model)
+        problem = problem_of(self.policy, length, view, model, reused)
         found = fixed(problem) if self.policy.name == "fixed-sp" else SEARCH(problem)
-        return plan_of(found, view, self.policy)
+        return plan_of(found, view, self.policy, reused)
 
 
 def problem_of(
@@ -39,7 +42,7 @@ def problem_of(
     length: int,
     view: PoolView,
     model: LatencyModel,
-    reused: tuple[int, tuple[int, ...]] = (0, ()),
+    reused: Reused = NOTHING,
 ) -> Problem:
     """What a policy wants to have solved.
 
@@ -48,16 +51,16 @@ def problem_of(
         length: tokens to compute.
         view: the pool.
         model: seconds of a chunk.
-        reused: tokens that need no computing, and the instances that hold them.
+        reused: tokens that need no computing, and the instances of the view that hold them.
 
     Raises:
         RequestFailed: no SP candidate is both in the model and within the pool.
     """
-    history, members = reused
+    members = tuple([view.names.index(name) for name in reused.members])
     sizes = usable_sizes(policy.sizes, view, model, len(members))
     return Problem(
         length=length,
-        history=history,
+        history=reused.tokens,
         members=members,
         view=view,
         sizes=sizes,
@@ -88,9 +91,9 @@ def usable_sizes(
     return usable
 
 
-def plan_of(found: Found, view: PoolView, policy: Policy, history: int = 0) -> Plan:
+def plan_of(found: Found, view: PoolView, policy: Policy, reused: Reused = NOTHING) -> Plan:
     """What a search has found, with the inputs of the decision."""
-    chunks = []
+    chunks, history = [], reused.tokens
     for step in found.steps:
         chunks.append(Chunk(history, step[0], step[1]))
         history += step[0]
@@ -103,4 +106,5 @@ def plan_of(found: Found, view: PoolView, policy: Policy, history: int = 0) -> P
         view=view,
         policy=policy,
         wait=found.steps[0][2],
+        reused=reused,
     )

@@ -8,11 +8,23 @@ Source:
 """
 
 import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from common.latency import Curve, predict, solve
 from services.router.groups import Group, Groups
 from services.router.plan import PoolView
+from services.router.trace import (
+    NOT_SHORTER,
+    TOO_LATE,
+    TOO_SHORT,
+    Chain,
+    Closed,
+    Dropped,
+    Looked,
+    Priced,
+    Trace,
+)
 
 
 class Problem(NamedTuple):
@@ -72,18 +84,37 @@ class _State(NamedTuple):
     passed: float
 
 
-def search(problem: Problem) -> Found:
-    """The plan with the least TTFT, or with the least price."""
+def search(problem: Problem, trace: Trace | None = None) -> Found:
+    """The plan with the least TTFT, or with the least price.
+
+    Args:
+        problem: to solve.
+        trace: takes what the search looks at.
+    """
     groups = Groups.of(problem.view, problem.members)
     start = _State((), groups, groups.start, problem.history, 0.0)
     if problem.price is None:
-        found = _Search(problem)
+        found = _Search(problem, trace)
         found.run(start, problem.sizes)
         return found.best
-    return _cheapest(problem, start, problem.price)
+    return _cheapest(problem, start, problem.price, trace)
 
 
-def _cheapest(problem: Problem, start: _State, price: float) -> Found:
+def cost(ttft: float, delays: Iterable[float], price: float) -> float:
+    """TTFT and the price of the instances that a plan keeps until then.
+
+    Args:
+        ttft: of the plan.
+        delays: of its instances, seconds.
+        price: seconds of TTFT that one instance is worth for a second.
+    """
+    taken = 0.0
+    for delay in delays:
+        taken += ttft - delay
+    return ttft + price * taken
+
+
+def _cheapest(problem: Problem, start: _State, price: float, trace: Trace | None) -> Found:
     """Of the fastest plans that end with each size, the one whose TTFT and instances cost least.
 
     Source:
@@ -94,15 +125,14 @@ def _cheapest(problem: Problem, start: _State, price: float) -> Found:
     for count, size in enumerate(problem.sizes, 1):
         if size < problem.fewest and count < len(problem.sizes):
             continue
-        one = _Search(problem, only_last=True)
+        one = _Search(problem, trace, only_last=True)
         one.run(start, problem.sizes[:count])
         ttft, members = one.best.ttft, one.best.members
-        taken = 0.0
-        for index in members:
-            taken += ttft - delays[index]
-        cost = ttft + price * taken
-        if cost < least:
-            best, least = one.best, cost
+        paid = cost(ttft, [delays[index] for index in members], price)
+        if trace is not None:
+            trace.append(Priced(ttft, paid, least))
+        if paid < least:
+            best, least = one.best, paid
     assert best is not None, "there is at least one size"
     return best
 
@@ -114,13 +144,16 @@ class _Search:
     the same as the specification's reduced pool.
     """
 
-    def __init__(self, problem: Problem, *, only_last: bool = False) -> None:
+    def __init__(
+        self, problem: Problem, trace: Trace | None = None, *, only_last: bool = False
+    ) -> None:
         self._end = problem.history + problem.length
         self._keep = problem.keep
         self._min_chunk = max(1, problem.min_chunk)
         self._curves = dict(zip(problem.sizes, problem.curves, strict=True))
         self._chunkwise = problem.chunkwise
         self._only_last = only_last
+        self._trace = trace
         self._least = min(predict(curve, 0, self._min_chunk) for curve in problem.curves)
         self.best = Found(math.inf, (), ())
 
@@ -158,6 +191,10 @@ class _Search:
                     history = at.history + step.length
                     then = _State((*at.done, step), groups, group, history, later)
                     self._explore(then, smaller[rest:])
+                elif self._trace is not None:
+                    self._trace.append(
+                        Dropped(_chain(at.done), size, next_size, step.length, TOO_LATE, later)
+                    )
 
     def _close(self, at: _State, sizes: tuple[int, ...]) -> Group:
         """The group that finishes the rest first, if worth its size; kept if the best.
@@ -169,14 +206,28 @@ class _Search:
         """
         done, groups, members, history, passed = at
         length = self._end - history
-        best, finish, wait = members, math.inf, 0.0
+        best, finish, wait, trace = members, math.inf, 0.0, self._trace
         for size in sizes[-1:] if self._only_last else sizes:
             group = members.next.get(size) or groups.extend(members, size)
             waits = group.delay - passed if group.delay > passed else 0.0
             a, b, c, d = self._curves[size]
             ends = waits + a + length * (b + c * history + d * length)
+            if trace is not None:
+                needed = finish * self._keep
+                trace.append(
+                    Looked(
+                        before=_chain(done),
+                        members=group.members,
+                        wait=waits,
+                        ttft=passed + ends,
+                        needed=passed + needed,
+                        accepted=ends < needed,
+                    )
+                )
             if ends < finish * self._keep:
                 best, finish, wait = group, ends, waits
+        if trace is not None:
+            trace.append(Closed(_chain(done), sizes, best.size))
         if passed + finish < self.best.ttft:
             step = Step(length, best.size, wait, predict(self._curves[best.size], history, length))
             self.best = Found(passed + finish, (*done, step), best.members)
@@ -193,5 +244,14 @@ class _Search:
         curve = self._curves[group.size]
         length = solve(curve, at.history, budget)
         if length < self._min_chunk or length >= self._end - at.history:
+            if self._trace is not None:
+                reason = TOO_SHORT if length < self._min_chunk else NOT_SHORTER
+                self._trace.append(
+                    Dropped(_chain(at.done), group.size, following.size, length, reason, None)
+                )
             return None
         return Step(length, group.size, wait, predict(curve, at.history, length))
+
+
+def _chain(done: tuple[Step, ...]) -> Chain:
+    return tuple([(step.size, step.length) for step in done])

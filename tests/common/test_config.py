@@ -50,6 +50,8 @@ def test_a_preset_fills_the_tree_and_the_rest_has_defaults(tmp_path: Path):
         (MODEL + "[schedule.priced]\nbase = -1", "schedule.priced.base", ">= 0"),
         (MODEL + "dtype = 'int8'", "model.dtype", "Invalid enum value"),
         (MODEL + "[decode]\nbackends = 1025", "decode.backends", "<= 1024"),
+        (MODEL + "[emulated]\nnodes = 0", "emulated.nodes", ">= 1"),
+        (MODEL + "[emulated]\ninstances = 4", "emulated.instances", "unknown field"),
         ("model = 3", "model", "Expected `object`, got `int`"),
         (MODEL + "[log]\nlevel = 1979-05-27", "log.level", "Expected `str`"),
     ],

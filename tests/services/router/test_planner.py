@@ -205,39 +205,6 @@ def test_no_plan_beats_an_exhaustive_search_over_nested_groups(seed):
     assert plan.ttft <= exhaustive(length, delays, sizes, A100, grid) * 1.02
 
 
-def test_a_busy_half_is_filled_with_a_first_chunk_on_the_idle_half():
-    delays = [0.0] * 8 + [0.31] * 8
-    policy = Policy(SIZES, 0.05, 128)
-    plan = Planner(policy).plan(131_072, view_of(delays), A100)
-    assert [chunk.size for chunk in plan.chunks] == [8, 16]
-    assert set(plan.group(0)) == {f"p{index}" for index in range(8)}
-    assert plan.predicted[0] == pytest.approx(0.31, abs=1e-4)
-    all_at_once = 0.31 + A100.predict(16, 0, 131_072)
-    half = A100.predict(8, 0, 131_072)
-    assert all_at_once == pytest.approx(2.62, rel=0.05)
-    assert half == pytest.approx(3.96, rel=0.05)
-    # Filling the gap helps only as far as the first chunk's fixed cost allows.
-    assert plan.ttft < all_at_once < half
-
-
-def test_light_load_worked_numbers_of_the_specification():
-    busy = [1.0] * 16
-    assert Planner(Policy((16,), 0.0, 128)).plan(32_768, view_of(busy), A100).ttft == (
-        pytest.approx(1.53, rel=0.03)
-    )
-    then = [1.0 + A100.predict(16, 0, 32_768)] * 16
-    assert Planner(Policy((8,), 0.0, 128)).plan(16_384, view_of(then), A100).ttft == (
-        pytest.approx(1.84, rel=0.03)
-    )
-    assert Planner(Policy((8,), 0.0, 128)).plan(32_768, view_of(busy), A100).ttft == (
-        pytest.approx(1.58, rel=0.03)
-    )
-    half = [1.0 + A100.predict(8, 0, 32_768)] * 8 + [1.0] * 8
-    assert Planner(Policy((8,), 0.0, 128)).plan(16_384, view_of(half), A100).ttft == (
-        pytest.approx(1.31, rel=0.03)
-    )
-
-
 def test_a_larger_size_must_bring_more_than_the_improvement_rate():
     model = LatencyModel({1: Curve(0, 1e-3, 0, 0), 2: Curve(0, 0.75e-3, 0, 0)})
     size = {

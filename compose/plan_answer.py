@@ -1,0 +1,96 @@
+"""The answer of `tetris plan --json`; times are seconds."""
+
+import math
+
+from msgspec import Struct
+
+from services.router.explain import Candidate, Explanation
+from services.router.plan import Plan, Policy, Reused
+from services.router.prefix import Share
+
+
+class ChunkAnswer(Struct, frozen=True):
+    """One chunk; `start` from now."""
+
+    length: int
+    history: int
+    group: tuple[str, ...]
+    start: float
+    seconds: float
+
+
+class CandidateAnswer(Struct, frozen=True, omit_defaults=True):
+    """See `services.router.explain.Candidate`; `needed` is left out where nothing had to be."""
+
+    size: int
+    group: tuple[str, ...]
+    delay: float
+    ttft: float
+    accepted: bool
+    needed: float | None = None
+    fastest: float | None = None
+    cost: float | None = None
+
+
+class ChunkingAnswer(Struct, frozen=True):
+    """See `services.router.explain.Chunking`."""
+
+    sizes: tuple[int, ...]
+    lengths: tuple[int, ...]
+    ttft: float | None
+    dropped: str | None
+    chosen: bool
+
+
+class ShareAnswer(Struct, frozen=True):
+    """One share of a cached prefix; `cost` is what the policy minimises."""
+
+    reused: Reused
+    ttft: float
+    cost: float
+
+
+class PlanAnswer(Struct, frozen=True):
+    """The plan, by what it was made, and all that it was chosen from."""
+
+    policy: Policy
+    ttft: float
+    reused: Reused
+    chunks: tuple[ChunkAnswer, ...]
+    candidates: tuple[CandidateAnswer, ...]
+    chunkings: tuple[ChunkingAnswer, ...]
+    shares: tuple[ShareAnswer, ...]
+
+
+def plan_answer(told: Explanation, shares: list[Share]) -> PlanAnswer:
+    """The answer for one explained plan."""
+    plan = told.plan
+    return PlanAnswer(
+        policy=plan.policy,
+        ttft=plan.ttft,
+        reused=plan.reused,
+        chunks=_chunks(plan),
+        candidates=tuple(_candidate(one) for one in told.candidates),
+        chunkings=tuple(
+            ChunkingAnswer(one.sizes, one.lengths, one.ttft, one.dropped, one.chosen)
+            for one in told.chunkings
+        ),
+        shares=tuple(
+            ShareAnswer(share.plan.reused, share.plan.ttft, share.cost) for share in shares
+        ),
+    )
+
+
+def _chunks(plan: Plan) -> tuple[ChunkAnswer, ...]:
+    rows = zip(plan.chunks, plan.starts, plan.predicted, strict=True)
+    return tuple(
+        ChunkAnswer(chunk.length, chunk.history, plan.group(index), start, seconds)
+        for index, (chunk, start, seconds) in enumerate(rows)
+    )
+
+
+def _candidate(one: Candidate) -> CandidateAnswer:
+    needed = None if one.needed is None or math.isinf(one.needed) else one.needed
+    return CandidateAnswer(
+        one.size, one.members, one.delay, one.ttft, one.accepted, needed, one.fastest, one.cost
+    )
