@@ -10,7 +10,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 # torch, which saves several GB of CUDA libraries.
 TORCH := $(shell grep '^torch==' constraints.txt)
 
-.PHONY: serve test test-faults soak check bench test-wheel venv clean
+# The planner's compiled search: an edited one is built anew.
+CORE := $(wildcard services/router/_*.[ch])
+
+.PHONY: serve test test-faults soak check bench bench-planner test-wheel venv clean
 
 ## serve: the whole mesh on this machine, at http://127.0.0.1:8000
 serve: $(STAMP)
@@ -43,8 +46,12 @@ check: $(STAMP)
 
 ## bench: every benchmark of tests/bench, one after the other
 bench: $(STAMP)
-	@for name in planner decode prefill; do echo "== $$name"; \
+	@for name in planner optimum decode prefill; do echo "== $$name"; \
 	  OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.bench_$$name || exit 1; done
+
+## bench-planner: time of one plan, compiled and in Python, beside the paper's planner
+bench-planner: $(STAMP)
+	@$(BIN)/python -m tests.bench.bench_planner
 
 ## test-wheel: build the wheel, install it into an empty environment, serve one request
 test-wheel: $(STAMP)
@@ -53,9 +60,9 @@ test-wheel: $(STAMP)
 venv: $(STAMP)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) build dist *.egg-info services/router/_search.*.so
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt $(CORE)
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is missing: make PYTHON=..." >&2; exit 1; }
 	@echo "[1/3] virtual environment in $(VENV)"
 	@$(PYTHON) -m venv $(VENV)

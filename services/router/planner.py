@@ -15,6 +15,13 @@ from services.router.plan import NOTHING, Plan, Policy, PoolView, Reused
 from services.router.search import Found, Problem
 
 SEARCH: Callable[[Problem], Found] = search.search
+try:
+    from services.router import _search
+except ImportError:
+    pass
+else:
+    SEARCH = _search.search
+"""The compiled search, the same as the other one; it is missing where no C compiler was."""
 
 
 class Planner:

@@ -6,6 +6,7 @@ Pure; `now` is monotonic seconds.
 """
 
 import math
+import sys
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -55,7 +56,8 @@ class Pool:
     def join(self, name: str, node: str) -> None:
         """A new life of an instance; its turns start at 1 again."""
         self.leave(name)
-        self._instances[name] = _Instance(node)
+        # Interned: the planner tells the nodes of a thousand instances by their address.
+        self._instances[name] = _Instance(sys.intern(node))
         self._touch()
 
     def leave(self, name: str) -> None:

@@ -8,12 +8,30 @@ from hypothesis import strategies as st
 
 from common.errors import RequestFailed
 from common.latency import Curve, LatencyModel
+from services.router import planner as planner_module
+from services.router import search
 from services.router.groups import Groups
 from services.router.plan import Plan, Policy, PoolView
 from services.router.planner import Planner
 
+try:
+    from services.router import _search as core
+except ImportError:
+    core = None
+
 A100 = LatencyModel.load("a100-llama3-8b")
 SIZES = (1, 2, 4, 8, 16)
+
+
+@pytest.fixture(scope="module", params=("compiled", "python"), autouse=True)
+def implementation(request):
+    """Everything here holds for both."""
+    if request.param == "compiled" and core is None:
+        pytest.skip("the compiled search has not been built")
+    with pytest.MonkeyPatch.context() as patch:
+        solve = core.search if request.param == "compiled" else search.search
+        patch.setattr(planner_module, "SEARCH", solve)
+        yield
 
 
 def view_of(delays, per_node=8):

@@ -1,0 +1,3 @@
+from services.router.search import Found, Problem
+
+def search(problem: Problem, /) -> Found: ...
