@@ -19,7 +19,9 @@ PolicyName = Annotated[
     str,
     Meta(pattern=r"^(cdsp|cdsp-priced|single-chunk|loongserve|fixed-sp:[1-9][0-9]{0,3})$"),
 ]
-Order = Annotated[str, Meta(pattern=r"^(arrival|slope:[0-9]{1,4}(\.[0-9]{1,6})?)$", max_length=32)]
+Order = Annotated[
+    str, Meta(pattern=r"^(arrival|(slope|tail):[0-9]{1,4}(\.[0-9]{1,6})?)$", max_length=32)
+]
 
 POLICIES = "cdsp, cdsp-priced, single-chunk, loongserve, fixed-sp:N"
 
@@ -35,14 +37,22 @@ class Pricing(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Whether requests wait in the router's queue until their first chunk can start."""
     replan: bool = True
     """Whether a waiting request's group may still change in size; its members always may."""
-    order: Order = "slope:3"
-    """`arrival`, or `slope:K`: by arrival + K · TTFT of that length in an empty cluster."""
+    order: Order = "tail:0.35"
+    """`arrival`, `slope:K` or `tail:X`, see `services/router/order`."""
 
     @property
     def slope(self) -> float | None:
-        """K of the order; None for the order of arrival."""
-        _, _, slope = self.order.partition(":")
-        return float(slope) if slope else None
+        """K of the order `slope:K`."""
+        return self._number("slope")
+
+    @property
+    def share(self) -> float | None:
+        """X of the order `tail:X`."""
+        return self._number("tail")
+
+    def _number(self, kind: str) -> float | None:
+        name, _, number = self.order.partition(":")
+        return float(number) if name == kind else None
 
 
 class Schedule(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -67,7 +67,7 @@ class Planning:
         queue = [request for request in waiting if self.impossible(request) is None]
         view = books.pool.view(now).only(frozenset(self._serving("prefill-worker")))
         for request, plan in self.scheduler.starts(
-            self.scheduler.ordered(queue), view, books.memory.free, now
+            self.scheduler.ordered(queue, now), view, books.memory.free, now
         ):
             decode = self._place(request)
             if decode is None:

@@ -15,24 +15,13 @@ from common.errors import RequestFailed
 from common.latency import LatencyModel
 from common.schedule import Schedule
 from services.router.admission import Admission
+from services.router.order import Tail, Waiting, ordered
 from services.router.plan import Plan, Policy, PoolView
 from services.router.regulation import Regulation
 
 
-class Job(Protocol):
+class Job(Waiting, Protocol):
     """What the scheduler reads of a request."""
-
-    @property
-    def length(self) -> int:
-        """Tokens to prefill."""
-
-    @property
-    def arrived(self) -> float:
-        """Monotonic seconds."""
-
-    @property
-    def is_retry(self) -> bool:
-        """Whether it has been accepted before: such go first."""
 
     @property
     def forced(self) -> str | None:
@@ -54,6 +43,7 @@ class Scheduler:
         check(schedule, model)
         self._use(schedule)
         self.regulation = Regulation(schedule)
+        self._tail = Tail()
         self.admission = Admission(model)
 
     @property
@@ -91,31 +81,27 @@ class Scheduler:
             now: seconds.
         """
         late = self.is_late_binding
-        for num_before, request in enumerate(queue):
+        for request in queue:
             is_planned = self.schedule.priced.replan or request.size is not None
             if late and is_planned and min(view.delays, default=1.0) > 0:
                 if self.schedule.priced.replan:
                     # Nobody is free: neither for this request nor for those behind it.
                     return
                 continue
-            policy = self.policy(len(queue) - num_before - 1, view, now)
+            policy = self.policy(len(queue), view, now)
             plan = self._plan(request, view, free(), policy)
             if plan is None:
                 return
             if not late or plan.wait <= 0:
+                self._tail.note(now - request.arrived + plan.ttft, now)
                 yield request, plan
             view = view.after(plan)
 
-    def ordered(self, queue: Sequence[J]) -> Sequence[J]:
+    def ordered(self, queue: Sequence[J], now: float) -> Sequence[J]:
         """The queue, which is in order of arrival, in the order in which requests start."""
-        slope = self.schedule.priced.slope
-        if slope is None or not self.is_late_binding or len(queue) < 2:
+        if not self.is_late_binding:
             return queue
-        model = self.model
-        return sorted(
-            queue,
-            key=lambda one: (not one.is_retry, one.arrived + slope * model.fastest(one.length)),
-        )
+        return ordered(queue, self.schedule.priced, self.model, self._tail.worst(now), now)
 
     @property
     def is_late_binding(self) -> bool:
@@ -128,7 +114,7 @@ class Scheduler:
         return Policy(self._sizes, 0.0, self.schedule.min_chunk, self._name)
 
     def policy(self, num_waiting: int, view: PoolView, now: float) -> Policy:
-        """By what a request is planned now, with so many others waiting."""
+        """By what a request is planned now, with so many in the queue."""
         rate, price = self.regulation.rate(now), self._price(num_waiting, view)
         return Policy(self._sizes, rate, self.schedule.min_chunk, self._name, price)
 

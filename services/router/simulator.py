@@ -203,7 +203,7 @@ class Simulation:
         scheduler = self.scheduler
         started = []
         for request, plan in scheduler.starts(
-            scheduler.ordered(self._queue), self._pool.view(now), self._free, now
+            scheduler.ordered(self._queue, now), self._pool.view(now), self._free, now
         ):
             if not self._place(request):
                 break

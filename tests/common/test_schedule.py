@@ -1,7 +1,7 @@
 import msgspec
 import pytest
 
-from common.schedule import Schedule, changed, place_of
+from common.schedule import Pricing, Schedule, changed, place_of
 
 
 def test_a_change_replaces_what_it_names_and_nothing_else():
@@ -45,5 +45,6 @@ def test_sizes_are_ascending_and_each_there_once():
 def test_names_carry_their_numbers():
     assert Schedule(policy="fixed-sp:16").fixed_size == 16
     assert Schedule().fixed_size is None
-    assert Schedule().priced.slope == 3.0
+    assert (Pricing(order="slope:3").slope, Pricing(order="slope:3").share) == (3.0, None)
+    assert (Pricing(order="tail:0.5").slope, Pricing(order="tail:0.5").share) == (None, 0.5)
     assert changed(Schedule(), {"priced": {"order": "arrival"}}).priced.slope is None

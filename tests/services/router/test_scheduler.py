@@ -86,15 +86,25 @@ def test_without_late_binding_those_who_wait_are_counted_by_littles_law():
     assert scheduler.policy(0, view, 30.0).price == pytest.approx(2 * 2 / 2)
 
 
-def test_the_deadline_key_lets_short_prompts_pass_but_not_for_ever():
+def test_only_late_binding_has_another_order_than_that_of_arrival():
+    long, short = Waiting(190_000), Waiting(4_096, arrived=1.0)
     scheduler = Scheduler(priced(order="slope:3"), A100)
-    slow, quick = A100.fastest(190_000), A100.fastest(4_096)
-    head = Waiting(190_000, arrived=0.0)
-    early = Waiting(4_096, arrived=3 * (slow - quick) - 0.01)
-    late = Waiting(4_096, arrived=3 * (slow - quick) + 0.01)
-    retry = Waiting(190_000, arrived=100.0, is_retry=True)
-    assert scheduler.ordered([retry, head, early, late]) == [retry, early, head, late]
-    assert Scheduler(Schedule(), A100).ordered([head, early]) == [head, early]
+    assert scheduler.ordered([long, short], 1.0) == [short, long]
+    for schedule in (Schedule(), priced(order="slope:3", late_binding=False), priced()):
+        assert Scheduler(schedule, A100).ordered([long, short], 1.0) == [long, short]
+
+
+def test_what_starts_late_is_remembered_by_the_order():
+    scheduler = Scheduler(priced(order="tail:0.5"), A100)
+    queue = [Waiting(60_000, arrived=40.0), Waiting(4_096, arrived=40.1)]
+    # Nothing is known yet: everybody is urgent.
+    assert scheduler.ordered(queue, 41.0) == queue
+    view = view_of([0.0] * 8)
+    free = dict.fromkeys(view.names, 10**9)
+    late = [Waiting(60_000, arrived=0.0)]
+    assert list(scheduler.starts(late, view, lambda: free, 41.0))
+    # A first token after more than 41 s: whoever may still come before 20 s can wait.
+    assert scheduler.ordered(queue, 41.0) == queue[::-1]
 
 
 def test_without_replanning_a_waiting_request_keeps_the_size_of_its_group():
