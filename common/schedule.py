@@ -37,7 +37,7 @@ class Pricing(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Whether requests wait in the router's queue until their first chunk can start."""
     replan: bool = True
     """Whether a waiting request's group may still change in size; its members always may."""
-    order: Order = "tail:0.35"
+    order: Order = "tail:0.33"
     """`arrival`, `slope:K` or `tail:X`, see `services/router/order`."""
 
     @property
