@@ -116,6 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     operations.add_status(commands.add_parser("status", help="members and load of a running mesh"))
     operations.add_ledger(commands.add_parser("ledger", help="who holds which KV and backends"))
     operations.add_drain(commands.add_parser("drain", help="have a member hand over and leave"))
+    operations.add_update(commands.add_parser("update", help="show or change how plans are made"))
     commands.add_parser("bench", help="measure a running mesh", add_help=False)
     _add_service(commands.add_parser("service", help="run one service in the foreground"))
     _add_model(commands.add_parser("model", help="prepare models"))

@@ -70,7 +70,7 @@ class Router:
         self._levelling = Levelling(peer.incarnation, books, self._attempts)
         self._patience = Patience(config.router, books, self._planning, self._attempts)
         self._reports = Reports(books)
-        self._updates = Updates(peer.incarnation, books, self._planning, updated)
+        self.updates = Updates(peer.incarnation, books, self._planning, updated)
         self._config = config
         self._epoch = peer.incarnation
         self._send = send
@@ -114,7 +114,7 @@ class Router:
             failed = Failed(*owner, "router", "its gateway has not joined", retryable=True)
             self._attempts.end(owner, failed, now)
         self._patience.tick(now)
-        self._updates.tick(now)
+        self.updates.tick(now)
         self._start(now)
 
     def lose(self, name: str, why: str, now: float) -> None:
@@ -141,9 +141,9 @@ class Router:
             case Drain():
                 self._members.drain(message, now)
             case Update():
-                self._send(message.reply, self._updates.update(message, now))
+                self._send(message.reply, self.updates.update(message, now))
             case Ask(query=query, what="schedule"):
-                self._send(message.reply, self._updates.describe(query, now))
+                self._send(message.reply, self.updates.describe(query, now))
             case Ask(query=query, what="status"):
                 answer = status(self.books, self._planning.scheduler, self._epoch, query, now)
                 self._send(message.reply, answer)
@@ -156,7 +156,7 @@ class Router:
         if member is None or not self._levelling.read(member, now):
             return False
         if isinstance(member.facts, GatewayFacts):
-            self._updates.hear(member.facts.newer)
+            self.updates.hear(member.facts.newer)
             self._send(member.inbox, self._state(member.facts.schedule))
         self._members.part(member)
         return True
@@ -181,7 +181,7 @@ class Router:
             num_brokers=len(registry.serving("kv-transfer")),
             waiting=self.books.requests.num_waiting,
             requests=len(self.books.requests),
-            schedule=self._updates.newest,
-            newer=self._updates.newer(version),
+            schedule=self.updates.newest,
+            newer=self.updates.newer(version),
             **registry.usage(),
         )

@@ -26,6 +26,7 @@ from common.messages import (
 from tests.simulation.attempts import Handover, Numbering
 from tests.simulation.history import ANSWERED, Asked, Event, Given, Over
 from tests.simulation.lending import Landing, Loans
+from tests.simulation.schedules import Schedules
 
 
 class Check(Protocol):
@@ -205,6 +206,7 @@ class Judge:
             Slots(),
             Numbering(),
             Handover(),
+            Schedules(),
         )
 
     def take(self, event: Event) -> None:

@@ -2,10 +2,12 @@
 
 import asyncio
 from array import array
+from contextlib import suppress
 from dataclasses import dataclass
 
 from common.messages import PROTOCOL, ClusterState, Ending, GatewayFacts, Hello
 from common.model_card import read_card
+from common.schedule import ScheduleChange
 from common.service import Membership, Process
 from gateway.calls import Calls
 from gateway.errors import Refusal
@@ -78,6 +80,11 @@ class Door:
     def _facts(self) -> GatewayFacts:
         welcome = self._membership.welcome
         return self.schedule.add_to(self.calls.facts(), welcome.epoch if welcome else None)
+
+    async def update(self, change: ScheduleChange) -> None:
+        """An operator's wish, which may be refused or stay without an answer."""
+        with suppress(Refusal):
+            await self.questions.update(change)
 
     async def converse(self, question: Question, answer: Answer, history: History) -> None:
         """One request from its arrival to its last token or its refusal."""

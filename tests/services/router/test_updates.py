@@ -149,7 +149,7 @@ def test_what_is_remembered_of_updates_is_bounded(monkeypatch):
     mesh = Mesh()
     for query in range(10):
         update(mesh, {"min_chunk": 1 + query}, query)
-    assert len(mesh.router._updates._answers) == 3
+    assert len(mesh.router.updates._answers) == 3
 
 
 def test_of_concurrent_updates_each_is_whole_and_the_last_one_stays():
@@ -272,7 +272,7 @@ def test_a_schedule_that_this_router_cannot_use_is_left_alone():
 def test_whoever_watches_is_told_of_every_schedule_in_force():
     told = []
     mesh = Mesh()
-    mesh.router._updates._updated = told.append
+    mesh.router.updates._updated = told.append
     update(mesh, {"min_chunk": 3}, 1)
     update(mesh, {"policy": "fixed-sp:16"}, 2)
     update(mesh, {}, 3)
