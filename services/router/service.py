@@ -3,7 +3,7 @@
 import asyncio
 from functools import partial
 
-from msgspec import to_builtins
+from msgspec import json
 from structlog.typing import FilteringBoundLogger
 
 from common.messages import InForce
@@ -65,4 +65,6 @@ def _log_plan(log: FilteringBoundLogger, request: Request) -> None:
 
 def _log_schedule(log: FilteringBoundLogger, current: InForce) -> None:
     """One line for each schedule that takes the place of another."""
-    log.info("scheduled", version=current.version, **to_builtins(current.schedule))
+    schedule = current.schedule
+    text = json.encode(schedule).decode()
+    log.info("scheduled", version=current.version, policy=schedule.policy, schedule=text)

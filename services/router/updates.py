@@ -9,6 +9,7 @@ from collections.abc import Callable
 from msgspec import ValidationError
 
 from common.errors import RequestFailed
+from common.failpoints import hit
 from common.messages import Endpoint, InForce, Query, Scheduled, Update
 from common.schedule import Schedule, ScheduleChange, changed, in_words
 from services.router.books import Books
@@ -54,7 +55,9 @@ class Updates:
         key = update.reply, update.query
         if key not in self._answers:
             self.hear(update.known)
+            hit("router.update")
             refusal = self._apply(update.change, now)
+            hit("router.update")
             self._answers[key] = self.describe(update.query, now, refusal)
             if len(self._answers) > MAX_ANSWERED:
                 del self._answers[next(iter(self._answers))]

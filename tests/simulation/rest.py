@@ -39,7 +39,7 @@ def _at_odds(world: World) -> list[str]:
     version = world.router.updates.current.version
     knows = {host.name: host.part.schedule.newest for host in world.of("gateway")}
     return [
-        f"I11 {name} knows schedule {one.version if one else 0}, in force is {version}"
+        f"I12 {name} knows schedule {one.version if one else 0}, in force is {version}"
         for name, one in knows.items()
         if (one.version if one else 0) != version
     ]

@@ -162,10 +162,14 @@ async def _order(world: World, order: Order) -> None:
 
 
 def _judge_probes(world: World) -> None:
+    allowed = {ANSWERED}
+    if world.cluster.router.max_queue < PROBES * world.cluster.num_gateways:
+        # All come at once, and some policies let them wait in the queue.
+        allowed.add("refused 503")
     for event in world.history.events:
         match event.message:
             case Over(request=request, outcome=outcome):
-                if request.startswith("probe") and outcome != ANSWERED:
+                if request.startswith("probe") and outcome not in allowed:
                     world.judge.violations.append(f"after healing {request} was {outcome}")
 
 

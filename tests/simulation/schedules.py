@@ -46,7 +46,7 @@ def draw(rng: random.Random, cluster: Cluster, horizon: float) -> list[Order]:
 
 
 class Schedules:
-    """I11: a version is one schedule, wherever it is seen, and a life's answers never change."""
+    """I12: a version is one schedule, wherever it is seen, and a life's answers never change."""
 
     def __init__(self) -> None:
         self._known: dict[int, Schedule] = {}
@@ -58,7 +58,7 @@ class Schedules:
             case "sent", Scheduled(current=current) as answer:
                 yield from self._judge(current)
                 if self._answers.setdefault((event.to, answer.query), answer) != answer:
-                    yield f"I11 the answer to {answer.query} was another one before"
+                    yield f"I12 the answer to {answer.query} was another one before"
             case "sent", ClusterState(newer=InForce() as one) | Update(known=InForce() as one):
                 yield from self._judge(one)
             case "sent", Heartbeat(facts=GatewayFacts(newer=InForce() as one)):
@@ -70,4 +70,4 @@ class Schedules:
 
     def _judge(self, one: InForce) -> Iterator[str]:
         if one.version and self._known.setdefault(one.version, one.schedule) != one.schedule:
-            yield f"I11 version {one.version} is two schedules"
+            yield f"I12 version {one.version} is two schedules"
