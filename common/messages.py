@@ -698,6 +698,7 @@ class Scheduled(Message, frozen=True):
     """The answer to `Update` and to a question for the schedule: what is in force now."""
 
     query: Query
+    epoch: Number
     current: InForce
     improvement_rate: Rate
     load: Seconds | None = None

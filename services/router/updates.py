@@ -68,7 +68,7 @@ class Updates:
         regulation = self._planning.scheduler.regulation
         # The rate first: it closes periods that are over.
         rate = regulation.rate(now)
-        return Scheduled(query, self.current, rate, regulation.load, refusal)
+        return Scheduled(query, self._epoch, self.current, rate, regulation.load, refusal)
 
     def hear(self, known: InForce | None) -> None:
         """Take over what a gateway knows, if it is newer than all that was heard of."""

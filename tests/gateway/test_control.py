@@ -32,13 +32,13 @@ NEWEST = 1_700_000_000_123_456_789
 def answer(question: Question) -> ControlMessage:
     match question:
         case Ask(what="schedule"):
-            return Scheduled(question.query, InForce(0, BEFORE), 0.25)
+            return Scheduled(question.query, 5, InForce(0, BEFORE), 0.25)
         case Update(change=change) if change.min_chunk == 13:
             why = "policy: the latency model knows the sizes 1, 2"
-            return Scheduled(question.query, InForce(0, BEFORE), 0.25, None, why)
+            return Scheduled(question.query, 5, InForce(0, BEFORE), 0.25, None, why)
         case Update(change=change):
             current = InForce(NEWEST, changed(BEFORE, change))
-            return Scheduled(question.query, current, 0.5, 1.75)
+            return Scheduled(question.query, 5, current, 0.5, 1.75)
         case Ask(what="status"):
             return Status(question.query, 5, 1, 2, "cdsp", (MEMBER,))
         case Ask():

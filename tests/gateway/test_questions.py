@@ -62,7 +62,7 @@ def test_an_update_tells_every_time_what_is_known_by_then() -> None:
             known.receive(ClusterState(1, 0, 0, 0, 0, newer=current))
             await desk.said(1)
             (second,) = desk.take()
-            assert questions.receive(Scheduled(first.query, current, 0.1))
+            assert questions.receive(Scheduled(first.query, 5, current, 0.1))
         assert first == Update(first.query, desk.process.peer.inbox, change)
         assert second == Update(first.query, desk.process.peer.inbox, change, current)
         assert asking.result().current == current

@@ -50,14 +50,15 @@ class Schedules:
 
     def __init__(self) -> None:
         self._known: dict[int, Schedule] = {}
-        self._answers: dict[tuple[str, int], Scheduled] = {}
+        self._answers: dict[tuple[str, int, int], Scheduled] = {}
 
     def take(self, event: Event) -> Iterator[str]:
         """Judge what a message says of the schedule."""
         match event.way, event.message:
             case "sent", Scheduled(current=current) as answer:
                 yield from self._judge(current)
-                if self._answers.setdefault((event.to, answer.query), answer) != answer:
+                key = event.to, answer.query, answer.epoch
+                if self._answers.setdefault(key, answer) != answer:
                     yield f"I12 the answer to {answer.query} was another one before"
             case "sent", ClusterState(newer=InForce() as one) | Update(known=InForce() as one):
                 yield from self._judge(one)

@@ -16,7 +16,7 @@ GATEWAY = "mem://gateway-0/1"
 def said(one: InForce) -> list[object]:
     """All messages that carry a schedule."""
     return [
-        Scheduled(1, one, 0.1),
+        Scheduled(1, 5, one, 0.1),
         ClusterState(1, 1, 1, 1, 0, newer=one),
         Update(1, GATEWAY, ScheduleChange(), one),
         Heartbeat("gateway", "g", 1, GatewayFacts(0, newer=one)),
@@ -31,14 +31,17 @@ def test_a_version_that_is_two_schedules_is_found_wherever_it_stands() -> None:
 
 
 def test_configurations_may_differ() -> None:
-    own = [Scheduled(number, InForce(0, one.schedule), 0.1) for number, one in
+    own = [Scheduled(number, 5, InForce(0, one.schedule), 0.1) for number, one in
            enumerate((ONE, OTHER))]  # fmt: skip
     assert codes([sent(answer, ROUTER, GATEWAY) for answer in own]) == set()
 
 
 def test_an_answer_that_changes_is_found() -> None:
-    answers = [Scheduled(1, ONE, 0.1), Scheduled(1, ONE, 0.1, refusal="no")]
+    answers = [Scheduled(1, 5, ONE, 0.1), Scheduled(1, 5, ONE, 0.1, refusal="no")]
     assert codes([sent(answer, ROUTER, GATEWAY) for answer in answers]) == {"I12"}
+    # Another router has taken the repetition for a new update.
+    answers[1] = Scheduled(1, 6, ONE, 0.1, refusal="no")
+    assert codes([sent(answer, ROUTER, GATEWAY) for answer in answers]) == set()
 
 
 def test_all_changes_but_the_last_can_be_made() -> None:
