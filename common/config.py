@@ -24,8 +24,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 from common.errors import ConfigError
-from common.messages import Endpoint, Name, Size
-from common.schedule import Schedule, place_of
+from common.messages import Endpoint, Name
+from common.schedule import Schedule, Size, place_of
 
 VARIABLES = {
     "TETRIS_ROUTER": "mesh.router",

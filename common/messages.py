@@ -10,7 +10,9 @@ from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta, Struct
 
-PROTOCOL = 2
+from common.schedule import Rate, Schedule, ScheduleChange, Size
+
+PROTOCOL = 3
 """Version of this file; members that differ are refused when they join."""
 
 Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -20,7 +22,6 @@ Text = Annotated[str, Meta(max_length=2048)]
 Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Number = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 Attempt = Annotated[int, Meta(ge=1, le=1_000_000)]
-Size = Annotated[int, Meta(ge=1, le=1024)]
 Seconds = Annotated[float, Meta(ge=0, le=1e9)]
 TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Logprob = Annotated[float, Meta(ge=-1e9, le=0.001)]
@@ -219,11 +220,23 @@ class BrokerFacts(Part, frozen=True, tag_field="type", tag=True):
         return not (self.held or self.waiting)
 
 
+class InForce(Part, frozen=True):
+    """A schedule, and which one it is: of two, the newer one counts."""
+
+    version: Number
+    """Nanoseconds of the wall clock when a router put it in force; 0 for its configuration."""
+    schedule: Schedule
+
+
 class GatewayFacts(Part, frozen=True, tag_field="type", tag=True):
     """What a gateway knows of itself."""
 
     streams: Count
     open: Annotated[tuple[Open, ...], Meta(max_length=4096)] = ()
+    schedule: Number = 0
+    """Version of the newest schedule that it has heard of."""
+    newer: InForce | None = None
+    """That schedule, when the router seems not to know it."""
 
     @property
     def idle(self) -> bool:
@@ -332,6 +345,10 @@ class ClusterState(Message, frozen=True):
     decode_slots: Number = 0
     backends: Number = 0
     """Backends lent."""
+    schedule: Number = 0
+    """Version of the newest schedule that the router has heard of."""
+    newer: InForce | None = None
+    """The schedule in force, when the gateway does not know it."""
 
 
 # Requests
@@ -636,7 +653,7 @@ class Ask(Message, frozen=True):
 
     query: Query
     reply: Endpoint
-    what: Literal["status", "ledger"]
+    what: Literal["status", "ledger", "schedule"]
 
 
 class Status(Message, frozen=True):
@@ -665,6 +682,29 @@ class Drain(Message, frozen=True):
     query: Query
     reply: Endpoint
     name: Name
+
+
+class Update(Message, frozen=True):
+    """An operator wants another schedule; repeated until answered, and taken once."""
+
+    query: Query
+    reply: Endpoint
+    change: ScheduleChange
+    known: InForce | None = None
+    """The newest schedule that the gateway has heard of, for a router that begins anew."""
+
+
+class Scheduled(Message, frozen=True):
+    """The answer to `Update` and to a question for the schedule: what is in force now."""
+
+    query: Query
+    epoch: Number
+    current: InForce
+    improvement_rate: Rate
+    load: Seconds | None = None
+    """Requests per second in the last whole period."""
+    refusal: Text | None = None
+    """Why nothing has changed; begins with the key, a colon and a blank."""
 
 
 class Draining(Message, frozen=True):
@@ -706,6 +746,8 @@ ControlMessage = (
     | Ledger
     | Drain
     | Draining
+    | Update
+    | Scheduled
 )
 
 

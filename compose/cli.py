@@ -120,6 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     operations.add_ledger(commands.add_parser("ledger", help="who holds which KV and backends"))
     operations.add_drain(commands.add_parser("drain", help="have a member hand over and leave"))
     add_plan(commands.add_parser("plan", help="plan one prompt and say why, without a mesh"))
+    operations.add_update(commands.add_parser("update", help="show or change how plans are made"))
     commands.add_parser("bench", help="measure a running mesh", add_help=False)
     _add_service(commands.add_parser("service", help="run one service in the foreground"))
     _add_model(commands.add_parser("model", help="prepare models"))

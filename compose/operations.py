@@ -1,20 +1,24 @@
-"""`tetris status`, `tetris ledger` and `tetris drain`: what operators ask of a running mesh."""
+"""`tetris status`, `ledger`, `drain` and `update`: what operators ask of a running mesh."""
 
 import argparse
 import os
 import sys
 import time
+from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
+from common.errors import ConfigError
 from common.messages import Ledger, MemberStatus, Status
+from common.schedule import Report
 from compose.control_client import ControlClient, ControlError, Unreachable
 from compose.ledger_text import ledger_text
+from compose.schedule_text import change_in, schedule_text
 from compose.status_text import BUSY, UNIT, status_text
 from compose.table import count
 
-COMMANDS = ("status", "ledger", "drain")
+COMMANDS = ("status", "ledger", "drain", "update")
 DEFAULT_URL = "http://127.0.0.1:8001"
 VARIABLE = "TETRIS_CONTROL_URL"
 CLEAR = "\x1b[H\x1b[2J"
@@ -39,6 +43,8 @@ def run(options: argparse.Namespace) -> int:
                 _say(_status(client, options.json))
             case "ledger":
                 _say(_ledger(client, options.json))
+            case "update":
+                _say(_update(client, options.changes, options.json))
             case _:
                 _drain(client, options.name, wait=options.wait)
     except ControlError as error:
@@ -69,6 +75,19 @@ def add_drain(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_update(parser: argparse.ArgumentParser) -> None:
+    """The options of `tetris update`."""
+    parser.add_argument(
+        "changes",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="of [schedule], such as policy=cdsp-priced or priced.order=slope:3; without any, "
+        "what is in force is shown",
+    )
+    parser.add_argument("--json", metavar="BODY|@FILE", help="all changes as one JSON object")
+    _add_url(parser)
+
+
 def _add_url(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--url", help=f"of a gateway's control port (default: ${VARIABLE} or {DEFAULT_URL})"
@@ -90,6 +109,25 @@ def _status(client: ControlClient, is_raw: bool) -> str:
 def _ledger(client: ControlClient, is_raw: bool) -> str:
     body = client.get("/tetris/ledger")
     return _raw(body) if is_raw else ledger_text(_decoded(client, body, Ledger))
+
+
+def _update(client: ControlClient, changes: list[str], body: str | None) -> str:
+    if body is not None and changes:
+        raise ConfigError("give either KEY=VALUE or --json")
+    change = change_in(changes) if body is None else _json(body)
+    is_question = body is None and not changes
+    answer = client.get("/update") if is_question else client.post("/update", change)
+    return schedule_text(_decoded(client, answer, Report))
+
+
+def _json(body: str) -> msgspec.Raw:
+    """The text itself, or that of a file; the gateway judges what it means."""
+    try:
+        text = Path(body[1:]).read_bytes() if body.startswith("@") else body.encode()
+        msgspec.json.decode(text)
+    except (OSError, ValueError, RecursionError, msgspec.DecodeError) as error:
+        raise ConfigError(f"--json: {error}") from None
+    return msgspec.Raw(text)
 
 
 def _raw(body: bytes) -> str:

@@ -9,7 +9,7 @@ import msgspec
 from common.config import Config, ModelConfig, RouterConfig, load
 from common.errors import ConfigError, RequestFailed
 from common.latency import PRESETS, LatencyModel
-from common.schedule import Schedule, changed, place_of
+from common.schedule import Schedule, change_of, changed, place_of
 from compose import preset
 from compose.delays import delays_of
 from compose.plan_answer import plan_answer
@@ -80,7 +80,7 @@ def _schedule(schedule: Schedule, options: argparse.Namespace) -> Schedule:
     given = {key: getattr(options, option) for option, key in OPTIONS.items()}
     change = {key: value for key, value in given.items() if value is not None}
     try:
-        return changed(schedule, {**change, "priced": {"late_binding": True}})
+        return changed(schedule, change_of({**change, "priced": {"late_binding": True}}))
     except msgspec.ValidationError as error:
         key, what = place_of(error)
         named = [name for name, known in OPTIONS.items() if known == key.partition("[")[0]]

@@ -1,10 +1,12 @@
 """Bodies of requests: JSON, unpacked, whole in time, and not larger than the application takes."""
 
 import asyncio
+import json
 
+import msgspec
 from aiohttp import web
 
-from gateway.errors import Refusal
+from gateway.errors import Refusal, invalid
 
 BODY = 30.0
 """Seconds for a client to send its body."""
@@ -29,3 +31,26 @@ async def read_json(http: web.Request) -> bytes:
             return await http.read()
     except TimeoutError:
         raise Refusal(408, "The body did not arrive in time.") from None
+
+
+def unambiguous(body: bytes) -> object:
+    """The value of a JSON body in which no object names a key twice.
+
+    Raises:
+        Refusal: it is not JSON, or a key is there twice.
+    """
+    try:
+        value = msgspec.json.decode(body)
+        # msgspec has refused everything that Python's parser takes beyond JSON.
+        json.loads(body, object_pairs_hook=_once)
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        raise invalid("The body must be JSON.") from None
+    return value
+
+
+def _once(pairs: list[tuple[str, object]]) -> None:
+    keys = set[str]()
+    for key, _ in pairs:
+        if key in keys:
+            raise invalid(f"The key {key[:64]} is there twice.", key[:64])
+        keys.add(key)

@@ -1,29 +1,43 @@
 """Questions of operators to the router, and what waits for their answers."""
 
 import asyncio
-import secrets
 from itertools import count
 from typing import TypeVar
 
-from common.messages import Ask, ControlMessage, Drain, Draining, Ledger, Status
+from msgspec import structs
+
+from common.messages import (
+    Ask,
+    ControlMessage,
+    Drain,
+    Draining,
+    Ledger,
+    Scheduled,
+    Status,
+    Update,
+)
+from common.schedule import ScheduleChange
 from common.service import Process
 from gateway.errors import Refusal
+from gateway.schedule import KnownSchedule
 
 BOUND = 5.0
 """Seconds for the router to answer."""
 MAX_WAITING = 64
 
-Answer = Status | Ledger | Draining
-Kind = TypeVar("Kind", Status, Ledger, Draining)
+Question = Ask | Drain | Update
+Answer = Status | Ledger | Draining | Scheduled
+Kind = TypeVar("Kind", Status, Ledger, Draining, Scheduled)
 
 
 class Questions:
     """Asks again and again until the router answers; each method raises Refusal if it does not."""
 
-    def __init__(self, process: Process) -> None:
+    def __init__(self, process: Process, known: KnownSchedule) -> None:
         self._process = process
-        # Lives of a gateway and gateways side by side do not take each other's answers.
-        self._numbers = count(secrets.randbits(62))
+        self._known = known
+        # Lives of a gateway do not take each other's answers.
+        self._numbers = count(process.peer.incarnation)
         self._waiting: dict[int, asyncio.Future[Answer]] = {}
 
     async def status(self) -> Status:
@@ -38,9 +52,17 @@ class Questions:
         """Have a member hand over what it has and leave for good."""
         return await self._put(Drain(next(self._numbers), self._inbox, name), Draining)
 
+    async def schedule(self) -> Scheduled:
+        """What is in force."""
+        return await self._put(Ask(next(self._numbers), self._inbox, "schedule"), Scheduled)
+
+    async def update(self, change: ScheduleChange) -> Scheduled:
+        """Have the schedule changed; what is in force then, or why nothing has changed."""
+        return await self._put(Update(next(self._numbers), self._inbox, change), Scheduled)
+
     def receive(self, message: ControlMessage) -> bool:
         """Take an answer; False when nobody waits for it."""
-        if not isinstance(message, Status | Ledger | Draining):
+        if not isinstance(message, Answer):
             return False
         waiting = self._waiting.get(message.query)
         if waiting is None or waiting.done():
@@ -52,7 +74,7 @@ class Questions:
     def _inbox(self) -> str:
         return self._process.peer.inbox
 
-    async def _put(self, question: Ask | Drain, kind: type[Kind]) -> Kind:
+    async def _put(self, question: Question, kind: type[Kind]) -> Kind:
         if len(self._waiting) >= MAX_WAITING:
             raise Refusal(503, "Too many open questions.", retry_after=1.0)
         waiting = asyncio.get_running_loop().create_future()
@@ -70,8 +92,11 @@ class Questions:
             raise Refusal(502, "The router has answered another question.")
         return answer
 
-    async def _repeat(self, question: Ask | Drain) -> None:
+    async def _repeat(self, question: Question) -> None:
         mesh = self._process.config.mesh
         while True:
+            if isinstance(question, Update):
+                # The router may be another one by now, which changes what it is told here.
+                question = structs.replace(question, known=self._known.newest)
             self._process.mesh.send(mesh.router, question)
             await asyncio.sleep(mesh.resend)

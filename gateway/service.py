@@ -5,7 +5,7 @@ import asyncio
 from aiohttp import web
 
 from common.errors import ConfigError
-from common.messages import PROTOCOL, ClusterState, Hello, ModelCard
+from common.messages import PROTOCOL, ClusterState, GatewayFacts, Hello, ModelCard
 from common.model_card import read_card
 from common.service import Membership, Process
 from gateway import app, control
@@ -14,6 +14,7 @@ from gateway.figures import Figures
 from gateway.generation import Generation
 from gateway.questions import Questions
 from gateway.readiness import Readiness
+from gateway.schedule import KnownSchedule
 from gateway.tokenizer import Tokenizer
 
 
@@ -24,11 +25,12 @@ class Gateway:
         figures = self._figures = Figures(process.metrics, card.name)
         self._process = process
         self._calls = Calls(process, figures)
-        self._questions = Questions(process)
+        self._schedule = KnownSchedule()
+        self._questions = Questions(process, self._schedule)
         self._readiness = Readiness()
         self._moving = False
         hello = Hello("gateway", process.peer, process.node, PROTOCOL, card)
-        self._membership = Membership(process, hello, self._calls.facts, self._calls.fence)
+        self._membership = Membership(process, hello, self._facts, self._calls.fence)
         config = process.config.gateway
         generation = Generation(config, card, tokenizer, self._calls, self._readiness, figures)
         stopping, render = process.stopping.is_set, process.metrics.render
@@ -73,6 +75,7 @@ class Gateway:
         try:
             while True:
                 message, _ = await self._process.mesh.receive()
+                self._schedule.receive(message)
                 if self._membership.receive(message) or self._questions.receive(message):
                     continue
                 if isinstance(message, ClusterState):
@@ -82,6 +85,11 @@ class Gateway:
                     self._calls.receive(message)
         finally:
             self._moving = False
+
+    def _facts(self) -> GatewayFacts:
+        welcome = self._membership.welcome
+        epoch = None if welcome is None else welcome.epoch
+        return self._schedule.add_to(self._calls.facts(), epoch)
 
     def _is_moving(self) -> bool:
         return self._moving

@@ -7,6 +7,7 @@ from common.errors import ConfigError, RequestFailed
 from common.failpoints import hit
 from common.latency import LatencyModel
 from common.messages import Hello, Member, Peer, Role, RunChunk, Target
+from common.schedule import Schedule
 from services.router.books import Books
 from services.router.forced import parse
 from services.router.memory import plan_slots
@@ -44,6 +45,16 @@ class Planning:
         submit = request.submit
         if submit.forced_plan is not None:
             parse(submit.forced_plan, submit.num_tokens, self.scheduler.model)
+
+    def update(self, schedule: Schedule) -> None:
+        """Put another schedule in force: what waits is judged and planned by it from now on.
+
+        Raises:
+            RequestFailed: it does not fit the latency model; nothing has changed.
+        """
+        self.scheduler.update(schedule)
+        for request in self._books.requests.waiting:
+            request.verdict = request.size = None
 
     def impossible(self, request: Request) -> str | None:
         """Why the mesh of now could not serve the request even if it were empty, if so."""

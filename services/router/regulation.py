@@ -24,7 +24,11 @@ class Regulation:
         self._mapping = _numbers(schedule.improvement_rate_mapping)
 
     def update(self, schedule: Schedule) -> None:
-        """Another mapping or period; what has been counted stays."""
+        """Another mapping or period; what has been counted stays, but not for a shorter period."""
+        period = schedule.improvement_rate_update_period
+        if period < self._schedule.improvement_rate_update_period:
+            # What came in a longer one would count as its load, or all be forgotten at once.
+            self._began, self._count = None, 0
         self._schedule = schedule
         self._mapping = _numbers(schedule.improvement_rate_mapping)
 

@@ -18,13 +18,16 @@ from common.messages import (
     Drain,
     EndOfRequest,
     Failed,
+    GatewayFacts,
     Heartbeat,
     Hello,
+    InForce,
     Leave,
     Peer,
     Ready,
     Released,
     Submit,
+    Update,
 )
 from common.pages import Owner
 from services.router.attempts import Attempts
@@ -38,6 +41,7 @@ from services.router.reports import Reports
 from services.router.requests import Request
 from services.router.sightings import Scope
 from services.router.status import status
+from services.router.updates import Updates
 
 
 class Router:
@@ -45,6 +49,7 @@ class Router:
 
     Args:
         planned: told of every request that has got its plan.
+        updated: told of every schedule that is put in force.
     """
 
     def __init__(
@@ -53,6 +58,7 @@ class Router:
         peer: Peer,
         send: Send,
         planned: Callable[[Request], None] = lambda request: None,
+        updated: Callable[[InForce], None] = lambda schedule: None,
     ) -> None:
         books = Books(peer.incarnation, config)
         self.books = books
@@ -64,6 +70,7 @@ class Router:
         self._levelling = Levelling(peer.incarnation, books, self._attempts)
         self._patience = Patience(config.router, books, self._planning, self._attempts)
         self._reports = Reports(books)
+        self.updates = Updates(peer.incarnation, books, self._planning, updated)
         self._config = config
         self._epoch = peer.incarnation
         self._send = send
@@ -75,8 +82,10 @@ class Router:
     ) -> None:
         """Take one message in, then start whatever has room."""
         match message:
-            case Hello() | Heartbeat() | Leave() | Drain() | Ask():
+            case Hello() | Heartbeat() | Leave():
                 is_known = self._membership(message, now)
+            case Drain() | Ask() | Update():
+                is_known = self._operator(message, now)
             case Submit():
                 is_known = self._submit(message, bytes(frames[0]), now)
             case Cancel():
@@ -105,6 +114,7 @@ class Router:
             failed = Failed(*owner, "router", "its gateway has not joined", retryable=True)
             self._attempts.end(owner, failed, now)
         self._patience.tick(now)
+        self.updates.tick(now)
         self._start(now)
 
     def lose(self, name: str, why: str, now: float) -> None:
@@ -116,7 +126,7 @@ class Router:
             self._send(request.gateway.inbox, request.accepted())
             self._planned(request)
 
-    def _membership(self, message: Hello | Heartbeat | Leave | Drain | Ask, now: float) -> bool:
+    def _membership(self, message: Hello | Heartbeat | Leave, now: float) -> bool:
         match message:
             case Hello():
                 self._members.hello(message, now)
@@ -124,8 +134,16 @@ class Router:
                 return self._heartbeat(message, now)
             case Leave():
                 return self._members.leave(message, now)
+        return True
+
+    def _operator(self, message: Drain | Ask | Update, now: float) -> bool:
+        match message:
             case Drain():
                 self._members.drain(message, now)
+            case Update():
+                self._send(message.reply, self.updates.update(message, now))
+            case Ask(query=query, what="schedule"):
+                self._send(message.reply, self.updates.describe(query, now))
             case Ask(query=query, what="status"):
                 answer = status(self.books, self._planning.scheduler, self._epoch, query, now)
                 self._send(message.reply, answer)
@@ -137,8 +155,9 @@ class Router:
         member = self._members.heartbeat(heartbeat, now)
         if member is None or not self._levelling.read(member, now):
             return False
-        if member.role == "gateway":
-            self._send(member.inbox, self._state())
+        if isinstance(member.facts, GatewayFacts):
+            self.updates.hear(member.facts.newer)
+            self._send(member.inbox, self._state(member.facts.schedule))
         self._members.part(member)
         return True
 
@@ -152,7 +171,8 @@ class Router:
                 self._send(submit.reply.inbox, request.accepted())
         return True
 
-    def _state(self) -> ClusterState:
+    def _state(self, version: int) -> ClusterState:
+        """For a gateway that knows that version of the schedule."""
         registry = self.books.registry
         return ClusterState(
             epoch=self._epoch,
@@ -161,5 +181,7 @@ class Router:
             num_brokers=len(registry.serving("kv-transfer")),
             waiting=self.books.requests.num_waiting,
             requests=len(self.books.requests),
+            schedule=self.updates.newest,
+            newer=self.updates.newer(version),
             **registry.usage(),
         )

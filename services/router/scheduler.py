@@ -157,10 +157,14 @@ def check(schedule: Schedule, model: LatencyModel) -> None:
     Raises:
         RequestFailed: it cannot; begins with the key.
     """
-    if not any(size in model.curves for size in sizes_of(schedule)):
-        key = "policy" if schedule.fixed_size else "sp_size_candidates"
-        known = ", ".join(map(str, model.sizes))
-        raise RequestFailed(f"{key}: the latency model knows the sizes {known}")
+    # The candidates count again as soon as the policy is another one.
+    wanted = [("sp_size_candidates", schedule.sizes)]
+    if schedule.fixed_size is not None:
+        wanted.append(("policy", (schedule.fixed_size,)))
+    for key, sizes in wanted:
+        if not any(size in model.curves for size in sizes):
+            known = ", ".join(map(str, model.sizes))
+            raise RequestFailed(f"{key}: the latency model knows the sizes {known}")
 
 
 def sizes_of(schedule: Schedule) -> tuple[int, ...]:

@@ -3,8 +3,10 @@
 import asyncio
 from functools import partial
 
+from msgspec import json
 from structlog.typing import FilteringBoundLogger
 
+from common.messages import InForce
 from common.service import Process
 from services.router.requests import Request
 from services.router.router import Router
@@ -16,8 +18,8 @@ async def serve(process: Process) -> None:
     Raises:
         ConfigError: the latency model cannot be loaded.
     """
-    planned = partial(_log_plan, process.log)
-    await route(process, Router(process.config, process.peer, process.mesh.send, planned))
+    planned, updated = partial(_log_plan, process.log), partial(_log_schedule, process.log)
+    await route(process, Router(process.config, process.peer, process.mesh.send, planned, updated))
 
 
 async def route(process: Process, router: Router) -> None:
@@ -59,3 +61,10 @@ def _log_plan(log: FilteringBoundLogger, request: Request) -> None:
         decode=request.decode,
         ttft=round(plan.ttft, 3),
     )
+
+
+def _log_schedule(log: FilteringBoundLogger, current: InForce) -> None:
+    """One line for each schedule that takes the place of another."""
+    schedule = current.schedule
+    text = json.encode(schedule).decode()
+    log.info("scheduled", version=current.version, policy=schedule.policy, schedule=text)

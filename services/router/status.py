@@ -36,10 +36,11 @@ def policy(scheduler: Scheduler, now: float) -> str:
     """How plans are chosen, in words."""
     schedule = scheduler.schedule
     sizes = ", ".join(map(str, sizes_of(schedule)))
-    rate = scheduler.regulation.rate(now)
+    rate, load = scheduler.regulation.rate(now), scheduler.regulation.load
+    observed = "not counted yet" if load is None else f"{load:.2g} requests/s"
     return (
         f"{schedule.policy}; SP candidates {sizes}; improvement rate {rate:g}; "
-        f"min chunk {schedule.min_chunk} tokens"
+        f"min chunk {schedule.min_chunk} tokens; load {observed}"
     )
 
 

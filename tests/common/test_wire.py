@@ -44,6 +44,10 @@ def values_of(info: inspect.Type) -> st.SearchStrategy:
             return st.lists(values_of(item), min_size=low or 0, max_size=4).map(tuple)
         case inspect.TupleType(item_types=items):
             return st.tuples(*map(values_of, items))
+        case inspect.DictType(key_type=key, value_type=value):
+            # Its keys are loads: none may be there under two names.
+            pairs = st.tuples(values_of(key), values_of(value))
+            return st.lists(pairs, max_size=4, unique_by=lambda pair: float(pair[0])).map(dict)
     return scalars_of(info)
 
 
@@ -51,8 +55,9 @@ def scalars_of(info: inspect.Type) -> st.SearchStrategy:
     match info:
         case inspect.IntType(ge=low, le=high):
             return st.integers(low, high)
-        case inspect.FloatType(gt=above, ge=low, le=high):
-            return st.floats(above if low is None else low, high, exclude_min=low is None)
+        case inspect.FloatType(gt=above, ge=low, lt=below, le=high):
+            lowest, highest = above if low is None else low, below if high is None else high
+            return st.floats(lowest, highest, exclude_min=low is None, exclude_max=high is None)
         case inspect.StrType(pattern=None, min_length=low, max_length=high):
             return st.text(
                 st.characters(exclude_categories=["Cs"]), min_size=low or 0, max_size=min(high, 40)
@@ -61,12 +66,19 @@ def scalars_of(info: inspect.Type) -> st.SearchStrategy:
             return st.from_regex(pattern, fullmatch=True).filter(
                 lambda text: len(text) <= high and not text.endswith("\n")
             )
+    return constants_of(info)
+
+
+def constants_of(info: inspect.Type) -> st.SearchStrategy:
+    match info:
         case inspect.LiteralType(values=values):
             return st.sampled_from(values)
         case inspect.BoolType():
             return st.booleans()
         case inspect.NoneType():
             return st.none()
+        case inspect.CustomType(cls=msgspec.UnsetType):
+            return st.just(msgspec.UNSET)
     raise AssertionError(info)
 
 

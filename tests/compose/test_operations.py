@@ -1,14 +1,17 @@
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import msgspec
 import pytest
 
 from common.messages import Ledger, MemberStatus, Status
+from common.schedule import Report, Schedule, State
 from compose import operations
 from compose.cli import main
 from compose.ledger_text import NOTHING
 from compose.operations import VARIABLE
+from compose.schedule_text import schedule_text
 from compose.status_text import status_text
 from tests.compose.door import open_door
 
@@ -156,6 +159,36 @@ def test_a_member_that_does_not_go_is_told_in_the_end(
     assert "still there" in capsys.readouterr().err
 
 
+def test_the_schedule_is_shown_or_changed_and_then_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    report = Report(Schedule(), State(None, 0.1, 0, None))
+    file = tmp_path / "change.json"
+    file.write_text('{ "min_chunk": 5 }')
+    with open_door(lambda *_: (200, msgspec.json.encode(report))) as door:
+        for words in (
+            [],
+            ["policy=cdsp", "priced.base=1"],
+            ["--json", "{}"],
+            ["--json", f"@{file}"],
+        ):
+            assert main(["update", *words, "--url", door.url]) == 0
+            assert capsys.readouterr().out == schedule_text(report) + "\n"
+    assert door.seen == [
+        ("GET", "/update", b""),
+        ("POST", "/update", b'{"policy":"cdsp","priced":{"base":1}}'),
+        ("POST", "/update", b"{}"),
+        ("POST", "/update", b'{ "min_chunk": 5 }'),
+    ]
+
+
+def test_a_refused_change_is_told_with_its_key(capsys: pytest.CaptureFixture[str]):
+    body = b'{"error": {"message": "policy: expected one of cdsp"}}'
+    with open_door(lambda *_: (400, body)) as door:
+        assert main(["update", "policy=x", "--url", door.url]) == 1
+    assert capsys.readouterr().err == "tetris: policy: expected one of cdsp\n"
+
+
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
@@ -176,7 +209,16 @@ def test_what_went_wrong_is_one_line_and_status_1(
 
 @pytest.mark.parametrize(
     "argv",
-    [["status", "--watch", "0"], ["drain"], ["ledger", "--watch", "1"], ["status", "--url", "x"]],
+    [
+        ["status", "--watch", "0"],
+        ["drain"],
+        ["ledger", "--watch", "1"],
+        ["status", "--url", "x"],
+        ["update", "policy"],
+        ["update", "policy=cdsp", "--json", "{}"],
+        ["update", "--json", "{"],
+        ["update", "--json", "@/no/such/file"],
+    ],
 )
 def test_a_wrong_call_has_status_2(argv: list[str], capsys: pytest.CaptureFixture[str]):
     try:

@@ -12,6 +12,7 @@ from tests.faults import (
     rows_peers,
     rows_prefill,
     rows_silence,
+    rows_update,
 )
 from tests.faults.trial import Trial
 
@@ -88,6 +89,8 @@ ROWS = (
     Row("F30", rows_load.is_overloaded, seeds=ONCE),
     Row("F31", rows_load.restarts_one_by_one, seeds=(SEEDED,)),
     Row("F32", rows_peers.meets_other_versions, seeds=ONCE),
+    Row("F33", rows_update.changes_while_it_plans, seeds=ONCE),
+    Row("F33-router", rows_update.router_dies_updating, seeds=(SEEDED,)),
     Row("F34-both", rows_both.decode_dies_while_prefill_recovers, seeds=(SEEDED,)),
     Row("F34-router", rows_both.router_dies_while_a_stream_recovers, seeds=ONCE),
     Row("F34-broker", rows_both.broker_and_sender_die, seeds=(SEEDED,)),
@@ -109,7 +112,6 @@ ELSEWHERE = {
     "F26": "a full disk or memory budget needs mounts or limits of the whole container",
     "F27": "as F26",
     "F28": "an OOM kill is a SIGKILL: F2 and F9",
-    "F33": "policies cannot be changed at run time yet",
 }
 """Rows of the design that are not run here, and why."""
 

@@ -37,3 +37,17 @@ def figures(url: str, *prefixes: str) -> dict[str, float]:
     except (OSError, urllib.error.HTTPError):
         return {}
     return {line[0]: float(line[1]) for line in lines if line[0].startswith(prefixes)}
+
+
+def post(url: str, body: object) -> tuple[int, Any]:
+    """Status and JSON of the answer to a JSON body; 0 when nobody answers, or not well."""
+    given = {"Content-Type": "application/json"}
+    request = urllib.request.Request(url, json.dumps(body).encode(), given)
+    try:
+        with urllib.request.urlopen(request, timeout=WAIT) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as refusal:
+        with refusal:
+            return refusal.code, json.load(refusal)
+    except (OSError, ValueError):
+        return 0, None

@@ -33,11 +33,13 @@ from common.messages import (
     Submit,
     Token,
     TokenBatch,
+    Update,
     Welcome,
 )
 from common.metrics import Metrics
 from common.service import Process
 from gateway import service
+from gateway.questions import Question
 from gateway.tokenizer import Tokenizer
 
 ROUTER = "memory:router"
@@ -57,8 +59,8 @@ class FakeMesh:
         self.tokenizer = tokenizer
         self.submits: list[Submit] = []
         self.arrived = asyncio.Event()
-        self.questions: list[Ask | Drain] = []
-        self.answer: Callable[[Ask | Drain], ControlMessage] | None = None
+        self.questions: list[Question] = []
+        self.answer: Callable[[Question], ControlMessage] | None = None
         self._beaten = asyncio.Event()
         self._leaving: int | None = None
         self.facts = GatewayFacts(0)
@@ -70,7 +72,7 @@ class FakeMesh:
         while True:
             message, frames = await self._mesh.receive()
             match message:
-                case Ask() | Drain():
+                case Ask() | Drain() | Update():
                     self._ask(message)
                 case Submit():
                     self.submits.append(message)
@@ -106,7 +108,7 @@ class FakeMesh:
                 return False
         return True
 
-    def _ask(self, question: Ask | Drain) -> None:
+    def _ask(self, question: Question) -> None:
         self.questions.append(question)
         if self.answer is not None:
             self._mesh.send(question.reply, self.answer(question))

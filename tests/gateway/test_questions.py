@@ -3,16 +3,28 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from common.messages import Accepted, Ask, Draining, Ledger, Status
+from common.messages import (
+    Accepted,
+    Ask,
+    ClusterState,
+    Draining,
+    InForce,
+    Ledger,
+    Scheduled,
+    Status,
+    Update,
+)
+from common.schedule import Schedule, ScheduleChange
 from gateway.errors import Refusal
 from gateway.questions import MAX_WAITING, Questions
+from gateway.schedule import KnownSchedule
 from tests.gateway.desk import Desk
 
 
 def ask(scenario: Callable[[Desk, Questions], Awaitable[None]]) -> None:
     async def run() -> None:
         desk = Desk()
-        await scenario(desk, Questions(desk.process))
+        await scenario(desk, Questions(desk.process, KnownSchedule()))
 
     asyncio.run(run())
 
@@ -36,6 +48,26 @@ def test_each_answer_goes_to_its_question() -> None:
         assert drain.result().refusal == "no"
 
     ask(scenario)
+
+
+def test_an_update_tells_every_time_what_is_known_by_then() -> None:
+    async def run() -> None:
+        desk, known, change = Desk(), KnownSchedule(), ScheduleChange(policy="loongserve")
+        questions = Questions(desk.process, known)
+        current = InForce(7, Schedule())
+        async with asyncio.TaskGroup() as group:
+            asking = group.create_task(questions.update(change))
+            await desk.said(1)
+            (first,) = desk.take()
+            known.receive(ClusterState(1, 0, 0, 0, 0, newer=current))
+            await desk.said(1)
+            (second,) = desk.take()
+            assert questions.receive(Scheduled(first.query, 5, current, 0.1))
+        assert first == Update(first.query, desk.process.peer.inbox, change)
+        assert second == Update(first.query, desk.process.peer.inbox, change, current)
+        assert asking.result().current == current
+
+    asyncio.run(run())
 
 
 def test_answers_that_nobody_waits_for_are_left_to_others() -> None:

@@ -22,10 +22,12 @@ from common.messages import (
     Refused,
     RunChunk,
     TokenBatch,
+    Welcome,
 )
 from tests.simulation.attempts import Handover, Numbering
 from tests.simulation.history import ANSWERED, Asked, Event, Given, Over
 from tests.simulation.lending import Landing, Loans
+from tests.simulation.schedules import Schedules
 
 
 class Check(Protocol):
@@ -135,9 +137,15 @@ class Plans:
         self._lost: defaultdict[str, set[tuple[str, int]]] = defaultdict(set)
         self._names: dict[tuple[str, str], int] = {}
         self._inboxes: dict[str, str] = {}
+        self._epochs: dict[str, int] = {}
 
     def take(self, event: Event) -> Iterator[str]:
         match event.way, event.message:
+            case "sent", Welcome(epoch=epoch):
+                if self._epochs.setdefault(event.where, epoch) != epoch:
+                    # Another router, which does not know whom the one before has lost.
+                    self._lost.pop(event.where, None)
+                    self._epochs[event.where] = epoch
             case "took", Hello(peer=peer):
                 known = self._names.get((event.where, peer.name), peer.incarnation)
                 if known < peer.incarnation:
@@ -205,6 +213,7 @@ class Judge:
             Slots(),
             Numbering(),
             Handover(),
+            Schedules(),
         )
 
     def take(self, event: Event) -> None:

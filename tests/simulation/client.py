@@ -2,15 +2,19 @@
 
 import asyncio
 from array import array
+from contextlib import suppress
 from dataclasses import dataclass
 
-from common.messages import PROTOCOL, ClusterState, Ending, Hello
+from common.messages import PROTOCOL, ClusterState, Ending, GatewayFacts, Hello
 from common.model_card import read_card
+from common.schedule import ScheduleChange
 from common.service import Membership, Process
 from gateway.calls import Calls
 from gateway.errors import Refusal
 from gateway.figures import Figures
+from gateway.questions import Questions
 from gateway.readiness import Readiness
+from gateway.schedule import KnownSchedule
 from gateway.streams import Stream
 from tests.simulation.history import ANSWERED, CLIENT, Given, History
 from tests.simulation.host import Host
@@ -46,9 +50,11 @@ class Door:
         card = read_card(process.config.model)
         self.calls = Calls(process, Figures(process.metrics, card.name))
         self.readiness = Readiness()
+        self.schedule = KnownSchedule()
+        self.questions = Questions(process, self.schedule)
         self._process = process
         hello = Hello("gateway", process.peer, process.node, PROTOCOL, card)
-        self._membership = Membership(process, hello, self.calls.facts, self.calls.fence)
+        self._membership = Membership(process, hello, self._facts, self.calls.fence)
 
     async def run(self) -> None:
         """Serve until cancelled."""
@@ -63,12 +69,22 @@ class Door:
     async def _read(self) -> None:
         while True:
             message, _ = await self._process.mesh.receive()
-            if self._membership.receive(message):
+            self.schedule.receive(message)
+            if self._membership.receive(message) or self.questions.receive(message):
                 continue
             if isinstance(message, ClusterState):
                 self.readiness.receive(message, self._process.clock.now())
             else:
                 self.calls.receive(message)
+
+    def _facts(self) -> GatewayFacts:
+        welcome = self._membership.welcome
+        return self.schedule.add_to(self.calls.facts(), welcome.epoch if welcome else None)
+
+    async def update(self, change: ScheduleChange) -> None:
+        """An operator's wish, which may be refused or stay without an answer."""
+        with suppress(Refusal):
+            await self.questions.update(change)
 
     async def converse(self, question: Question, answer: Answer, history: History) -> None:
         """One request from its arrival to its last token or its refusal."""

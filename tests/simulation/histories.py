@@ -43,4 +43,4 @@ def codes(events: Iterable[Event]) -> set[str]:
     return {word for line in judge(events) for word in line.split() if word in NAMES}
 
 
-NAMES = {f"I{number}" for number in range(1, 11)}
+NAMES = {f"I{number}" for number in range(1, 13)}

@@ -25,12 +25,24 @@ class Baseline:
             found.append(f"I5 endpoints {sorted(world.network.endpoints ^ inboxes)}")
         if len(world.links.endpoints) != self._num_links:
             found.append(f"I5 links {sorted(world.links.endpoints)}")
+        found += _at_odds(world)
         found += [f"I2 {len(host.part.calls)} calls at {host.name}" for host in _busy(world)]
         return found + _held(world)
 
 
 def _busy(world: World) -> list[Host]:
     return [host for host in world.of("gateway") if host.is_up and len(host.part.calls)]
+
+
+def _at_odds(world: World) -> list[str]:
+    """Gateways that know another schedule than the router: what one has heard is never lost."""
+    version = world.router.updates.current.version
+    knows = {host.name: host.part.schedule.newest for host in world.of("gateway")}
+    return [
+        f"I12 {name} knows schedule {one.version if one else 0}, in force is {version}"
+        for name, one in knows.items()
+        if (one.version if one else 0) != version
+    ]
 
 
 def _num_tasks(world: World) -> int:

@@ -48,7 +48,8 @@ def summary(results: Iterable[Result]) -> str:
         f"{sum(len(one.violations) for one in results)} violations in {len(failed)} seeds, "
         f"{cpu:.0f} s of CPU, {virtual / cpu:.0f} times real time\n"
         f"requests: {', '.join(f'{count} {name}' for name, count in outcomes.most_common())}; "
-        f"{sum(one.num_attempts for one in results)} attempts failed\n"
+        f"{sum(one.num_attempts for one in results)} attempts failed; "
+        f"{sum(one.num_schedules for one in results)} schedules\n"
         f"last trace {results[-1].trace}\n"
     )
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from common.clock import LoopClock
 from common.config import DecodeConfig, GatewayConfig, MeshConfig, PrefillConfig, RouterConfig
 from common.emulated_model import StepCost
-from common.messages import KvLayout
+from common.messages import KvLayout, Scheduled
 from common.schedule import Pricing, Schedule
 from tests.simulation.cluster import Cluster
 from tests.simulation.history import ANSWERED, Over
@@ -20,6 +20,8 @@ from tests.simulation.nemesis import Fault, Nemesis, draw
 from tests.simulation.questions import Question
 from tests.simulation.refusals import suspicious
 from tests.simulation.rest import Baseline
+from tests.simulation.schedules import Order
+from tests.simulation.schedules import draw as draw_orders
 from tests.simulation.virtual_loop import Deadlock, run
 from tests.simulation.world import World
 
@@ -39,6 +41,7 @@ class Scenario:
     cluster: Cluster
     questions: list[Question]
     faults: list[Fault]
+    orders: list[Order]
 
 
 @dataclass
@@ -50,6 +53,7 @@ class Result:
     outcomes: Counter[str] = field(default_factory=Counter)
     num_events: int = 0
     num_attempts: int = 0
+    num_schedules: int = 0
     virtual: float = 0.0
     cpu: float = 0.0
     trace: str = ""
@@ -61,7 +65,8 @@ def scenario(seed: int, horizon: float = HORIZON) -> Scenario:
     cluster = _cluster(rng, seed)
     questions = _questions(rng, cluster, horizon)
     names = list(World.names(cluster))
-    return Scenario(cluster, questions, draw(rng, names, horizon))
+    faults = draw(rng, names, horizon)
+    return Scenario(cluster, questions, faults, draw_orders(rng, cluster, horizon))
 
 
 class Enough(Exception):
@@ -100,6 +105,8 @@ async def _run(world: World, story: Scenario, horizon: float) -> None:
             group.create_task(Nemesis(world).run(story.faults))
             for question in story.questions:
                 group.create_task(_ask(world, question, 2 * deadline + horizon))
+            for order in story.orders:
+                group.create_task(_order(world, order))
         await _rest(world, baseline)
         now = LoopClock().now()
         async with asyncio.TaskGroup() as group:
@@ -146,11 +153,23 @@ async def _ask(world: World, question: Question, limit: float) -> None:
         world.judge.violations.append(f"I2 {question.name} has no end after {limit} s")
 
 
+async def _order(world: World, order: Order) -> None:
+    """An operator, whose gateway may not be there."""
+    await LoopClock().sleep(order.time)
+    host = world.hosts[order.gateway]
+    if host.is_up and host.part is not None:
+        host.spawn(host.part.update(order.change))
+
+
 def _judge_probes(world: World) -> None:
+    allowed = {ANSWERED}
+    if world.cluster.router.max_queue < PROBES * world.cluster.num_gateways:
+        # All come at once, and some policies let them wait in the queue.
+        allowed.add("refused 503")
     for event in world.history.events:
         match event.message:
             case Over(request=request, outcome=outcome):
-                if request.startswith("probe") and outcome != ANSWERED:
+                if request.startswith("probe") and outcome not in allowed:
                     world.judge.violations.append(f"after healing {request} was {outcome}")
 
 
@@ -159,6 +178,8 @@ def _report(world: World, result: Result) -> None:
     result.num_events = world.judge.num_events
     result.num_attempts = world.num_retries
     result.virtual = LoopClock().now()
+    told = (event.message for event in world.history.events if event.way == "took")
+    result.num_schedules = len({one.current.version for one in told if isinstance(one, Scheduled)})
     result.trace = world.history.trace
     result.violations += suspicious(world)
     for event in world.history.events:

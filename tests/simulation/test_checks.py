@@ -20,6 +20,7 @@ from common.messages import (
     Sampling,
     Token,
     TokenBatch,
+    Welcome,
 )
 from tests.simulation.checks import judge
 from tests.simulation.histories import DECODE, ROUTER, SENDER, TARGET, codes, sent, took
@@ -118,6 +119,13 @@ def test_a_plan_names_the_living():
     refused = sent(Refused(1, LOST_MEMBER), ROUTER, "mem://q/1")
     assert codes([hello(1), refused, *issued(RUN)]) == {"I9"}
     assert codes([hello(1), hello(2), *issued(RUN)]) == {"I9"}
+
+
+def test_a_router_cannot_know_whom_the_one_before_has_lost():
+    refused = sent(Refused(1, LOST_MEMBER), ROUTER, "mem://q/1")
+    old, new = (sent(Welcome(epoch, 1), ROUTER, "mem://q/1") for epoch in (1, 2))
+    assert judge([old, hello(1), refused, hello(1), new, *issued(RUN)]) == []
+    assert codes([old, hello(1), refused, old, *issued(RUN)]) == {"I9"}
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,7 @@ def test_whatever_goes_wrong_nothing_accepted_is_lost(
 def test_the_selection_was_not_an_idle_one(results: dict[int, Result]) -> None:
     assert sum(result.outcomes["answered"] for result in results.values()) > 100
     assert sum(result.num_attempts for result in results.values()) > 20
+    assert sum(result.num_schedules for result in results.values()) > 20
     kinds = {fault.kind for seed in SEEDS for fault in scenario(seed).faults}
     assert kinds == set(KINDS)
 

@@ -194,10 +194,13 @@ class World:
         async with asyncio.TaskGroup() as self._group:
             for host in self.hosts.values():
                 self.start(host)
-            await self.joined()
-            yield self
-            for host in reversed(self.hosts.values()):
-                host.crash()
+            try:
+                await self.joined()
+                yield self
+            finally:
+                # Also what stands still, and would otherwise outlast its loop.
+                for host in reversed(self.hosts.values()):
+                    host.crash()
 
     async def joined(self) -> None:
         """Wait until all workers and brokers have told their facts."""

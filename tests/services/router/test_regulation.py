@@ -1,4 +1,5 @@
 import pytest
+from msgspec import structs
 
 from common.schedule import Schedule
 from services.router.regulation import Regulation, nearest
@@ -51,6 +52,17 @@ def test_an_update_keeps_what_was_counted():
     # The period is 30 s now: ten arrivals in it.
     assert regulation.rate(30.0) == 0.5
     assert regulation.load == pytest.approx(1 / 3)
+
+
+def test_a_shorter_period_begins_anew_and_the_load_stays_until_it_is_over():
+    regulation = Regulation(SCHEDULE)
+    arrivals(regulation, 0.0, 20)
+    arrivals(regulation, 10.0, 9, period=9.0)
+    regulation.update(structs.replace(SCHEDULE, improvement_rate_update_period=2.0))
+    assert regulation.rate(19.0) == 0.7
+    arrivals(regulation, 19.0, 2, period=2.0)
+    assert regulation.rate(20.9) == 0.7
+    assert regulation.rate(21.0) == 0.3
 
 
 def test_without_a_mapping_the_rate_never_changes():
