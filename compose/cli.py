@@ -18,6 +18,7 @@ from common.errors import ConfigError
 from common.launch import launch
 from common.messages import Role
 from compose import leash, operations, preset
+from compose.lab.simulate_options import add_rates, add_simulate
 from compose.launcher import RUN_DIRECTORY, Options, up
 from compose.model_cache import DEFAULT_MODEL, ModelCache, default_directory
 from compose.plan_options import add_plan
@@ -62,6 +63,8 @@ def _run(options: argparse.Namespace) -> int:
             return _service(options.role, options.config, options.nice)
         case "plan":
             return int(importlib.import_module("compose.plan_command").run(options))
+        case "simulate" | "rates":
+            return int(importlib.import_module("compose.lab.simulate_command").run(options))
         case command if command in operations.COMMANDS:
             return operations.run(options)
         case _:
@@ -120,6 +123,8 @@ def _parser() -> argparse.ArgumentParser:
     operations.add_ledger(commands.add_parser("ledger", help="who holds which KV and backends"))
     operations.add_drain(commands.add_parser("drain", help="have a member hand over and leave"))
     add_plan(commands.add_parser("plan", help="plan one prompt and say why, without a mesh"))
+    add_simulate(commands.add_parser("simulate", help="serve a workload in virtual time"))
+    add_rates(commands.add_parser("rates", help="profile improvement rates by simulation"))
     operations.add_update(commands.add_parser("update", help="show or change how plans are made"))
     commands.add_parser("bench", help="measure a running mesh", add_help=False)
     _add_service(commands.add_parser("service", help="run one service in the foreground"))

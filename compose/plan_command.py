@@ -6,9 +6,9 @@ from pathlib import Path
 
 import msgspec
 
-from common.config import Config, ModelConfig, RouterConfig, load
+from common.config import Config
 from common.errors import ConfigError, RequestFailed
-from common.latency import PRESETS, LatencyModel
+from common.latency import LatencyModel
 from common.schedule import Schedule, change_of, changed, place_of
 from compose import preset
 from compose.delays import delays_of
@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         ConfigError: a preset, option or file is wrong, or they do not fit each other.
     """
-    config = _config(options.preset)
+    config = preset.cluster(options.preset)
     view = _view(config, options)
     model = LatencyModel.load(config.router.latency)
     try:
@@ -50,18 +50,6 @@ def run(options: argparse.Namespace) -> int:
     else:
         sys.stdout.write(plan_text(told, Path(config.router.latency).stem, tried) + "\n")
     return 0
-
-
-def _config(name: str) -> Config:
-    """The preset, or a preset around the latency model of that name."""
-    try:
-        path = preset.find(name)
-    except ConfigError:
-        if not (PRESETS / f"{name}.toml").is_file():
-            raise
-        model = ModelConfig(path="emulated", name=name)
-        return Config(model=model, router=RouterConfig(latency=name))
-    return load(path)
 
 
 def _view(config: Config, options: argparse.Namespace) -> PoolView:

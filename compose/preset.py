@@ -7,8 +7,9 @@ from typing import Any
 
 import msgspec
 
-from common.config import Config
+from common.config import Config, ModelConfig, RouterConfig, load
 from common.errors import ConfigError
+from common.latency import PRESETS
 
 
 def find(name: str) -> Path:
@@ -23,6 +24,22 @@ def find(name: str) -> Path:
             return path
     names = ", ".join(sorted(path.stem for path in shipped.glob("*.toml")))
     raise ConfigError(f"no preset {name!r}: give a TOML file or one of {names}")
+
+
+def cluster(name: str) -> Config:
+    """The configuration of a preset, or one around the latency model of that name.
+
+    Raises:
+        ConfigError: there is neither, or something is wrong with it.
+    """
+    try:
+        path = find(name)
+    except ConfigError:
+        if not (PRESETS / f"{name}.toml").is_file():
+            raise
+        model = ModelConfig(path="emulated", name=name)
+        return Config(model=model, router=RouterConfig(latency=name))
+    return load(path)
 
 
 def dump(config: Config) -> str:

@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 import pytest
 
 from common.errors import ConfigError
-from compose.plots import (
+from compose.lab.plots import (
     LOOKS,
     MAX_POINTS,
     Panel,
@@ -155,7 +155,7 @@ def test_without_matplotlib_it_says_what_to_install(
 
 def test_matplotlib_waits_for_a_drawing_and_pyplot_is_left_alone(tmp_path: Path) -> None:
     script = (
-        "import sys, compose.plots as plots, pathlib\n"
+        "import sys, compose.lab.plots as plots, pathlib\n"
         "assert 'matplotlib' not in sys.modules\n"
         "series = [plots.Series('cdsp', [1, 2], [1, 2])]\n"
         "panel = plots.Panel('', '', '', series)\n"
