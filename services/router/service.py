@@ -5,7 +5,9 @@ from functools import partial
 
 from structlog.typing import FilteringBoundLogger
 
+from common.cache import cache_directory
 from common.service import Process
+from services.router.latency_store import LatencyStore
 from services.router.requests import Request
 from services.router.router import Router
 
@@ -17,7 +19,8 @@ async def serve(process: Process) -> None:
         ConfigError: the latency model cannot be loaded.
     """
     planned = partial(_log_plan, process.log)
-    await route(process, Router(process.config, process.peer, process.mesh.send, planned))
+    store = LatencyStore(cache_directory("latency"), process.log)
+    await route(process, Router(process.config, process.peer, process.mesh.send, planned, store))
 
 
 async def route(process: Process, router: Router) -> None:
@@ -41,8 +44,13 @@ async def _receive(process: Process, router: Router) -> None:
 
 
 async def _tick(process: Process, router: Router) -> None:
+    drift = process.metrics.gauge(
+        "tetris_latency_drift", "Measured over predicted seconds of the last chunks.", ["sp"]
+    )
     while True:
         router.tick(process.clock.now())
+        for size, ratio in router.tuning.learning.drift().items():
+            drift.labels(str(size)).set(ratio)
         await process.clock.sleep(process.config.mesh.heartbeat / 2)
 
 

@@ -72,7 +72,7 @@ class World:
         self.links.history = self.history
         self.link_faults = cluster.link_faults
         """May be replaced at any time, as the network's."""
-        latency = LatencyModel.load(LATENCY)
+        latency = LatencyModel.load(LATENCY).scaled(cluster.slowdown)
         self.model = EmulatedModel(
             cluster.layout, latency, cluster.step, cluster.error, rng.getrandbits(32)
         )

@@ -28,6 +28,7 @@ from services.router.router import Router
 
 MODEL = ModelCard("m", "abc", 100_000)
 LAYOUT = KvLayout(30, 3, 64, "float32")
+FIXED = {"latency": "a100-llama3-8b", "calibrate_seconds": 0.0, "learn": False}
 GATEWAY = Peer("g", 1, "in-g")
 
 
@@ -55,7 +56,7 @@ class Mesh:
         config = Config(
             model=ModelConfig(path="", name="m"),
             mesh=MeshConfig(),
-            router=RouterConfig(latency="a100-llama3-8b", **router),
+            router=RouterConfig(**(FIXED | router)),
             schedule=schedule or Schedule(),
         )
         self.sent = []
