@@ -4,7 +4,7 @@ Every size gets short, middle and long prompts and one in two chunks, whose seco
 Lengths follow from seconds: what the model in force says, corrected by the last chunk measured.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from common.latency import LatencyModel, Sample
@@ -71,13 +71,18 @@ class Calibration:
         """How far it has come."""
         return f"{self._total - len(self._left)} of {self._total} prompts"
 
-    def next(self, model: LatencyModel, most: int) -> Order | None:
-        """The prompt to run now, of at most so many tokens; None when the rest takes too long."""
+    def next(self, model: LatencyModel, room: Callable[[int], int]) -> Order | None:
+        """The prompt to run now; None when the rest takes too long.
+
+        Args:
+            model: in force.
+            room: the most tokens that so many instances can take.
+        """
         while self._left:
             size, seconds = self._left[0]
             if self.spent + sum(seconds) <= self._budget:
                 ratio = self._ratio(size, model)
-                return _order(size, [one / ratio for one in seconds], model, most)
+                return _order(size, [one / ratio for one in seconds], model, room(size))
             self._left.pop(0)
         return None
 

@@ -30,8 +30,7 @@ class Orders:
         self._attempts = attempts
         self._rng = random.Random(0)
         self._started = 0.0
-        self.count = 0
-        """Prompts that were asked for so far."""
+        self._count = 0
         self.running: Owner | None = None
 
     def is_own(self, request: str) -> bool:
@@ -41,9 +40,9 @@ class Orders:
     def start(self, order: Order, names: frozenset[str], now: float) -> bool:
         """Run a prompt on some of these instances; False when there is no room for it."""
         assert self.running is None, "one at a time"
-        self.count += 1
+        self._count += 1
         submit = Submit(
-            request=f"{self._prefix}{self.count}",
+            request=f"{self._prefix}{self._count}",
             attempt=1,
             reply=self._peer,
             num_tokens=order.length,

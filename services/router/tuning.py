@@ -7,7 +7,8 @@ while nothing else is in the mesh, and the first real request ends the one that 
 
 from common.config import RouterConfig
 from common.latency import LatencyModel
-from common.messages import ChunkDone
+from common.messages import ChunkDone, Role
+from common.pages import PAGE
 from services.router.books import Books
 from services.router.calibration import Calibration, Order
 from services.router.latency_store import LatencyStore, key_of
@@ -19,6 +20,10 @@ SWAP = 2.0
 """Seconds between two models in force, at least."""
 KEEP = 60.0
 """Seconds between two writings of what was learnt, at least."""
+NEEDED: tuple[Role, ...] = ("prefill-worker", "decode-worker", "kv-transfer")
+"""Without one of each no prompt runs."""
+SPARE = 4 * PAGE
+"""Slots of an instance that a prompt leaves alone."""
 PROBE_SECONDS = 0.2
 """What a slow instance is tried with, had it its usual speed."""
 
@@ -41,6 +46,7 @@ class Tuning:
         self._store = store
         self._prior = scheduler.model
         self.learning = Learning(scheduler.model)
+        self._num_single = 0
         self._key: str | None = None
         self._comment = ""
         self._calibration: Calibration | None = None
@@ -113,19 +119,20 @@ class Tuning:
 
     def _is_wanted(self, now: float) -> bool:
         """Whether a prompt can be ordered: the mesh is complete and nothing is in it."""
-        if self._key is None or self._is_known:
+        books = self._books
+        if self._key is None or self._is_known or books.registry.is_growing(now):
             return False
-        return self._books.quiescent() and not self._books.registry.is_growing(now)
+        return all(map(books.registry.serving, NEEDED)) and books.quiescent()
 
     def _calibrate(self, now: float) -> None:
         names = self._serving()
         if self._calibration is None:
             schedule, known = sizes_of(self._scheduler.schedule), self._prior.curves
             sizes = [size for size in schedule if size in known and size <= len(names)]
-            if not sizes or not self._books.registry.serving("decode-worker"):
+            if not sizes:
                 return
             self._calibration = Calibration(self._config.calibrate_seconds, sizes)
-        order = self._calibration.next(self._scheduler.model, self._longest())
+        order = self._calibration.next(self._scheduler.model, self._room)
         if order is None or self._calibration.is_over:
             self._finish(self._calibration, now)
         elif not self._orders.start(order, self._turn(order, names), now):
@@ -135,12 +142,20 @@ class Tuning:
         """Who may run it: prompts for one instance go round, so that each gets some."""
         if order.size > 1:
             return frozenset(names)
-        return frozenset([names[self._orders.count % len(names)]])
+        self._num_single += 1
+        return frozenset([names[self._num_single % len(names)]])
 
-    def _longest(self) -> int:
-        """Tokens of a prompt, at most: one more is emitted."""
-        limit = self._books.registry.max_model_len
-        return limit - 1 if limit is not None else 1
+    def _room(self, size: int) -> int:
+        """The longest prompt that an empty mesh can take on so many instances; 1 more is emitted.
+
+        Some pages are left for rounding.
+        """
+        registry, placement = self._books.registry, self._books.placement
+        totals = self._books.memory.totals()
+        least = min((totals[name] for name in self._serving()), default=0)
+        decode = placement.largest({one.name for one in registry.serving("decode-worker")})
+        limit = registry.max_model_len or 1
+        return min(limit - 1, decode - SPARE, size * (least - SPARE))
 
     def _follow(self, now: float) -> None:
         """See whether the prompt is over, or takes all the time that there is."""
@@ -161,7 +176,7 @@ class Tuning:
         self._use(self.learning.refit(), now)
         self.learning.settle()
         self._origin = f"calibrated in {calibration.spent:.1f} s"
-        chunks = self.learning.num_samples
+        chunks = sum(self.learning.num_samples.values())
         self._store.tell("calibrated", seconds=round(calibration.spent, 2), chunks=chunks)
         self._keep(now)
 
@@ -171,7 +186,7 @@ class Tuning:
         for name in books.speeds.due(now):
             if name in serving and not books.pool.planned(name):
                 length = self._scheduler.model.solve(1, 0, PROBE_SECONDS)
-                order = Order(1, (max(2, min(length, self._longest())),))
+                order = Order(1, (max(2, min(length, self._room(1))),))
                 books.speeds.tried(name, now)
                 if self._orders.start(order, frozenset([name]), now):
                     return

@@ -1,6 +1,7 @@
 """What is emulated: how many of what, how large, how patient; and its configuration."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -58,6 +59,8 @@ class Cluster:
     decode: DecodeConfig = field(default_factory=DecodeConfig)
     slowdown: float = 1.0
     """Times the seconds of the router's latency model that chunks take."""
+    slowdowns: Mapping[str, float] = field(default_factory=dict)
+    """More of it, for single prefill instances by name."""
     seed: int = 0
 
 
