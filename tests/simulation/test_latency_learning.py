@@ -43,21 +43,26 @@ def errors(chunks: list[Measured]) -> float:
 
 
 def test_engines_slower_than_the_preset_are_learnt_from_requests(tmp_path: Path) -> None:
-    async def main() -> tuple[list[Measured], World]:
+    async def main() -> tuple[list[Measured], World, bytes]:
         world = World(tmp_path, SLOWER)
         async with world.running():
             seen = watched(world)
             await world.ask_all(poisson(60, 0.7, seed=1))
             assert await world.settled() == []
-        return seen, world
+            router = world.hosts["router"].process
+            assert router is not None
+            figures = router.metrics.render()
+        return seen, world, figures
 
-    seen, world = run(main())
+    seen, world, figures = run(main())
     assert world.judge.violations == []
     assert errors(seen[:3]) > 0.3
     assert errors(seen[-20:]) < 0.05
     drift = world.router.tuning.learning.drift()
     assert len(drift) >= 2
     assert all(abs(ratio - 1) < 0.1 for ratio in drift.values()), drift
+    for size, ratio in drift.items():
+        assert f'tetris_latency_drift{{sp="{size}"}} {ratio}'.encode() in figures
 
 
 def test_an_idle_mesh_calibrates_itself_before_the_first_request(tmp_path: Path) -> None:
