@@ -5,7 +5,6 @@ from services.router.calibration import Order
 from services.router.orders import VOCABULARY
 from tests.services.router.mesh import Mesh
 
-
 PROMPT = Order(2, (100, 60))
 
 
