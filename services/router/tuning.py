@@ -60,9 +60,11 @@ class Tuning:
         measured = self._books.measuring.take(done)
         if measured is None:
             return
-        self.learning.take(measured)
+        speeds = self._books.speeds
         if self._config.learn:
-            self._books.speeds.take(measured, self.learning.model, now)
+            speeds.take(measured, self.learning.model, now)
+        if speeds.slow.isdisjoint(measured.computes):
+            self.learning.take(measured)
         if self._calibration is not None and measured.owner == self._orders.running:
             self._calibration.take(measured.sample)
 

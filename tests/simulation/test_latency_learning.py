@@ -7,6 +7,7 @@ from statistics import median
 
 from common.clock import LoopClock
 from common.config import RouterConfig
+from common.messages import ChunkDone
 from services.router.measuring import Measured
 from tests.simulation.client import Answer
 from tests.simulation.cluster import Cluster
@@ -27,14 +28,16 @@ async def until_calibrated(world: World) -> None:
 
 def watched(world: World) -> list[Measured]:
     """All chunks that are measured from now on."""
-    learning, seen = world.router.tuning.learning, []
-    take = learning.take
+    measuring, seen = world.router.books.measuring, []
+    take = measuring.take
 
-    def note(measured: Measured) -> None:
-        seen.append(measured)
-        take(measured)
+    def note(done: ChunkDone) -> Measured | None:
+        measured = take(done)
+        if measured is not None:
+            seen.append(measured)
+        return measured
 
-    learning.take = note
+    measuring.take = note
     return seen
 
 
