@@ -5,6 +5,8 @@ equal requests does not push out what is known of others. A refit takes from eac
 with the median ratio to the prior: one that was disturbed decides nothing. Where a size has not
 been measured, the prior stands in, scaled by the median ratio of all that was measured of it, with
 the weight of one cell in all. Sizes that have never been measured follow the nearest one that has.
+When all recent chunks are off to one side, the device has become faster or slower, and what was
+measured before is scaled as they are.
 """
 
 from collections import deque
@@ -28,7 +30,7 @@ FRESH = 8
 OFF = 0.1
 """Median error of the recent chunks at which `ENOUGH` new ones suffice."""
 CHANGED = 1.25
-"""Factor by which all recent chunks but one differ, to one side, when the past counts no more."""
+"""Factor by which recent chunks have to differ, all to one side, for a change of speed."""
 THIN = 1.5
 """Factor by which a cell of fewer than `ENOUGH` chunks may differ from its size's median."""
 GRID = tuple((history, 4**power) for power in range(2, 9) for history in (0, 4**power, 65536))
@@ -48,11 +50,12 @@ class _Size:
         self._keep(sample)
         self.fresh += 1
 
-    def forget_past(self) -> None:
-        """Keep the recent chunks alone."""
-        self.cells.clear()
-        for sample in self.recent:
-            self._keep(sample)
+    def scale_past(self, factor: float, recent: list[Sample]) -> None:
+        """What came before the recent chunks would now take `factor` times as long."""
+        for cell in self.cells.values():
+            for index, one in enumerate(cell):
+                if one not in recent:
+                    cell[index] = one._replace(seconds=factor * one.seconds)
 
     @property
     def samples(self) -> list[Sample]:
@@ -104,8 +107,7 @@ class Learning:
         """The model of all that is known now, in force from here on."""
         scales = {}
         for number, size in self._sizes.items():
-            if self._has_changed(size):
-                size.forget_past()
+            self._follow_change(size)
             size.fresh = 0
             if len(size.samples) >= ENOUGH:
                 scales[number] = median(map(self._prior.ratio, size.samples))
@@ -130,9 +132,19 @@ class Learning:
         error = median(map(self.model.ratio, size.recent)) - 1
         return size.fresh >= ENOUGH and abs(error) > OFF
 
-    def _has_changed(self, size: _Size) -> bool:
-        ratios = sorted(map(self.model.ratio, size.recent))
-        return len(ratios) == RECENT and (ratios[1] > CHANGED or ratios[-2] < 1 / CHANGED)
+    def _follow_change(self, size: _Size) -> None:
+        """See whether the last chunks of different kinds are off, or all recent ones but one."""
+        recent = list(size.recent)
+        last = recent[-ENOUGH:]
+        if len({_cell(one.history, one.length) for one in last}) == 1:
+            last = []
+        for chunks, spared in ((last, 0), (recent, 1)):
+            ratios = sorted(map(self.model.ratio, chunks))
+            if len(chunks) < ENOUGH + 2 * spared:
+                continue
+            if ratios[spared] > CHANGED or ratios[-1 - spared] < 1 / CHANGED:
+                size.scale_past(median(ratios), chunks)
+                return
 
     def _curve(self, number: int, scales: dict[int, float]) -> Curve:
         prior = self._prior.curves[number]
