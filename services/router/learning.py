@@ -139,11 +139,14 @@ class Learning:
         if len({_cell(one.history, one.length) for one in last}) == 1:
             last = []
         for chunks, spared in ((last, 0), (recent, 1)):
-            ratios = sorted(map(self.model.ratio, chunks))
-            if len(chunks) < ENOUGH + 2 * spared:
+            past = [one for one in size.samples if one not in chunks]
+            if len(chunks) < ENOUGH + 2 * spared or not past:
                 continue
-            if ratios[spared] > CHANGED or ratios[-1 - spared] < 1 / CHANGED:
-                size.scale_past(median(ratios), chunks)
+            # The model may be off for all of them alike.
+            usual = median(map(self.model.ratio, past))
+            factors = sorted(self.model.ratio(one) / usual for one in chunks)
+            if factors[spared] > CHANGED or factors[-1 - spared] < 1 / CHANGED:
+                size.scale_past(median(factors), chunks)
                 return
 
     def _curve(self, number: int, scales: dict[int, float]) -> Curve:

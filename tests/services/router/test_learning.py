@@ -164,3 +164,15 @@ def test_settled_what_was_learnt_is_the_prior_and_restarted_another_model_is() -
     learning.restart(PRIOR)
     assert learning.model is PRIOR
     assert learning.num_samples == {}
+
+
+def test_chunks_that_are_all_off_alike_are_no_change_of_speed() -> None:
+    learning = Learning(PRIOR)
+    places = [(0, 100), (0, 700), (0, 3000), (1500, 1500), (0, 2000), (0, 300), (0, 1000)]
+    for history, length in places:
+        seconds = 2.0 * PRIOR.predict(1, history, length)
+        learning.take(measured(learning, 1, history, length, seconds))
+    model = learning.refit()
+    for history, length in places:
+        expected = 2.0 * PRIOR.predict(1, history, length)
+        assert model.predict(1, history, length) == pytest.approx(expected, rel=1e-6)
