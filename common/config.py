@@ -109,6 +109,11 @@ class RouterConfig(Section, frozen=True):
     max_queue: PositiveInt = 1024
     reserve_tokens: PositiveInt = 256
     """Decode slots reserved beyond the prompt at planning, at most."""
+    calibrate_seconds: Annotated[float, Meta(ge=0, le=600)] = 20.0
+    """Seconds that idle instances spend, at most, on finding out how fast they are when nothing
+    is known of such machines; 0 neither does that nor keeps what is learnt."""
+    learn: bool = True
+    """Whether the latency model follows what chunks take in fact, and slow instances are left."""
     no_decode_timeout: Positive = 120.0
     """Seconds that requests wait for the first decode or prefill instance or broker to come."""
 

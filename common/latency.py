@@ -11,7 +11,7 @@ import math
 import os
 import tempfile
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
@@ -26,6 +26,8 @@ PRESETS = Path(__file__).resolve().parent.parent / "compose" / "latency"
 """Where models that are known by name alone lie."""
 
 _MAX_LENGTH = 2**31 - 1
+_SHORTEST = 1e-9
+"""Seconds that a ratio divides by, at least."""
 
 
 class Curve(NamedTuple):
@@ -35,6 +37,10 @@ class Curve(NamedTuple):
     b: float
     c: float
     d: float
+
+    def scaled(self, factor: float) -> "Curve":
+        """The curve that takes `factor` times as long."""
+        return Curve(*(factor * value for value in self))
 
 
 class Sample(NamedTuple):
@@ -69,6 +75,15 @@ class LatencyModel:
         """Relative error of the prediction for one measurement."""
         return self.predict(sample.size, sample.history, sample.length) / sample.seconds - 1
 
+    def ratio(self, sample: Sample) -> float:
+        """Measured over predicted seconds."""
+        predicted = self.predict(sample.size, sample.history, sample.length)
+        return sample.seconds / max(predicted, _SHORTEST)
+
+    def scaled(self, factor: float) -> "LatencyModel":
+        """The model of a device that takes `factor` times as long."""
+        return LatencyModel({size: curve.scaled(factor) for size, curve in self.curves.items()})
+
     @classmethod
     def fit(cls, samples: Iterable[Sample]) -> "LatencyModel":
         """Relative least squares with coefficients >= 0, one curve per size.
@@ -86,7 +101,7 @@ class LatencyModel:
             by_size.setdefault(sample.size, []).append(sample)
         if not by_size:
             raise ValueError("no samples to fit")
-        return cls({size: _fit_curve(rows) for size, rows in by_size.items()})
+        return cls({size: fit_curve(rows) for size, rows in by_size.items()})
 
     @classmethod
     def load(cls, name: str) -> "LatencyModel":
@@ -175,30 +190,37 @@ def _curve(path: Path, where: str, values: dict[str, object]) -> Curve:
     return curve
 
 
-def _fit_curve(rows: list[Sample]) -> Curve:
+def fit_curve(rows: Sequence[Sample], weights: Sequence[float] | None = None) -> Curve:
+    """Relative least squares with coefficients >= 0 over samples of one size.
+
+    Args:
+        rows: at least one, all positive.
+        weights: of each row's squared error; 1 when absent.
+    """
     history = np.array([row.history for row in rows], dtype=np.float64)
     length = np.array([row.length for row in rows], dtype=np.float64)
     seconds = np.array([row.seconds for row in rows], dtype=np.float64)
     terms = [np.ones_like(length), length, history * length, length * length]
     if not history.any():
         terms.pop(2)
-    found = _non_negative(np.stack(terms, axis=1) / seconds[:, None])
+    factors = np.ones_like(seconds) if weights is None else np.sqrt(weights)
+    found = _non_negative(np.stack(terms, axis=1) * (factors / seconds)[:, None], factors)
     if len(found) == 3:
         a, b, d = found
         return Curve(a, b, 2 * d, d)
     return Curve(*found)
 
 
-def _non_negative(matrix: NDArray[np.float64]) -> list[float]:
-    """The x >= 0 that brings `matrix @ x` closest to ones; every set of active terms is tried."""
+def _non_negative(matrix: NDArray[np.float64], goal: NDArray[np.float64]) -> list[float]:
+    """The x >= 0 that brings `matrix @ x` closest to `goal`; every set of terms is tried."""
     scale = np.linalg.norm(matrix, axis=0)
     scaled = matrix / scale
     columns = matrix.shape[1]
     best, best_error = np.zeros(columns), math.inf
     for count in range(1, columns + 1):
         for active in map(list, combinations(range(columns), count)):
-            found = np.linalg.lstsq(scaled[:, active], np.ones(len(matrix)), rcond=None)[0]
-            error = float(np.sum((scaled[:, active] @ found - 1) ** 2))
+            found = np.linalg.lstsq(scaled[:, active], goal, rcond=None)[0]
+            error = float(np.sum((scaled[:, active] @ found - goal) ** 2))
             if (found >= 0).all() and error < best_error:
                 best, best_error = np.zeros(columns), error
                 best[active] = found

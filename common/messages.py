@@ -264,6 +264,8 @@ class Hello(Message, frozen=True):
     link: Endpoint | None = None
     total_slots: Count = 0
     num_backends: Count = 0
+    device: Annotated[str, Meta(max_length=128)] = ""
+    """What a prefill instance computes on: chunks of equal devices take equally long."""
 
 
 class Brokerage(Part, frozen=True):
@@ -490,6 +492,8 @@ class ChunkDone(Message, frozen=True):
     sent_bytes: Number
     """KV bytes of this chunk that decode had acknowledged when compute ended."""
     total_bytes: Number
+    gather: Seconds = 0.0
+    """The part of `wait` before all members had come to the chunk."""
 
 
 class Released(Message, frozen=True):
@@ -665,6 +669,8 @@ class Status(Message, frozen=True):
     requests: Count
     policy: Text
     members: Annotated[tuple[MemberStatus, ...], Meta(max_length=2048)]
+    latency: Text = ""
+    """How well the latency model is known, and how far chunks are off it."""
 
 
 class Ledger(Message, frozen=True):

@@ -32,6 +32,8 @@ MODULES: dict[Role, str] = {
     "kv-transfer": "services.kv_transfer.service",
 }
 """Imported only by the process that runs them, so that the router never loads torch."""
+PASSED_ON = {"bench": "loadgen.bench", "fit": "compose.fit"}
+"""Commands that read their own options, in a module that nobody else has to load."""
 WITHOUT_MODEL: Role = "router"
 """It learns from its members which model they serve."""
 
@@ -40,8 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit status: 2 for a wrong call or configuration."""
     parser = _parser()
     options, rest = parser.parse_known_args(argv)
-    if options.command == "bench":
-        return _bench(rest)
+    if options.command in PASSED_ON:
+        return int(importlib.import_module(PASSED_ON[options.command]).main(rest))
     if rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
@@ -71,10 +73,6 @@ def _run(options: argparse.Namespace) -> int:
             _unwind_on_sigterm()
             sys.stdout.write(f"{_models().resolve(options.model)}\n")
             return 0
-
-
-def _bench(argv: Sequence[str]) -> int:
-    return int(importlib.import_module("loadgen.bench").main(argv))
 
 
 def _service(role: Role, config: str, nice: int) -> NoReturn:
@@ -127,6 +125,7 @@ def _parser() -> argparse.ArgumentParser:
     add_rates(commands.add_parser("rates", help="profile improvement rates by simulation"))
     operations.add_update(commands.add_parser("update", help="show or change how plans are made"))
     commands.add_parser("bench", help="measure a running mesh", add_help=False)
+    commands.add_parser("fit", help="a latency model out of measured chunks", add_help=False)
     _add_service(commands.add_parser("service", help="run one service in the foreground"))
     _add_model(commands.add_parser("model", help="prepare models"))
     return parser

@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.cache import cache_directory
 from common.errors import ConfigError
 
 Report = Callable[[str], None]
@@ -162,13 +163,8 @@ class ModelCache:
 
 
 def default_directory() -> Path:
-    """Where converted models live: $TETRIS_CACHE, else the user's cache directory."""
-    explicit = os.environ.get("TETRIS_CACHE")
-    if explicit:
-        return Path(explicit).expanduser() / "models"
-    shared = os.environ.get("XDG_CACHE_HOME")
-    root = Path(shared) if shared else Path.home() / ".cache"
-    return root / "tetris" / "models"
+    """Where converted models live."""
+    return cache_directory("models")
 
 
 def _try_lock(descriptor: int) -> bool:

@@ -21,12 +21,14 @@ UNIT: dict[Role, str] = {
 
 
 def status_text(status: Status) -> str:
-    """Queue and policy in a line, then one line for each member."""
+    """Queue and policy in a line, latency in another, then one line for each member."""
     members = sorted(status.members, key=_place)
     head = (
         f"{count(len(members), 'member')}, {count(status.requests, 'request')} open, "
         f"{status.waiting} waiting; policy: {printable(status.policy)}"
     )
+    if status.latency:
+        head += f"\nlatency model: {printable(status.latency)}"
     rows = [_row(member) for member in members]
     return "\n".join([head, "", *(table(HEAD, rows, "HEARD DELAY UP") if rows else [])]).rstrip()
 

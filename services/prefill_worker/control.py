@@ -9,11 +9,17 @@ from services.prefill_worker.instance import Instance
 
 
 async def control(
-    process: Process, instance: Instance, layout: KvLayout, ring: Endpoint, balance: Endpoint
+    process: Process,
+    instance: Instance,
+    layout: KvLayout,
+    ring: Endpoint,
+    balance: Endpoint,
+    device: str = "",
 ) -> None:
     """Join the mesh and let the instance act until cancelled.
 
-    `ring` and `balance` are where the other members' blocks and history are taken.
+    `ring` and `balance` are where the other members' blocks and history are taken; `device` is
+    what the instance computes on.
     """
     hello = Hello(
         role="prefill-worker",
@@ -25,6 +31,7 @@ async def control(
         ring=ring,
         balance=balance,
         total_slots=instance.facts().total_slots,
+        device=device,
     )
     membership = Membership(process, hello, instance.facts, instance.fence)
     async with asyncio.TaskGroup() as group:

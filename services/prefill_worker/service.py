@@ -22,6 +22,7 @@ from common.pages import Owner
 from common.service import Process
 from common.tensor.models import load
 from services.prefill_worker.control import control
+from services.prefill_worker.device import processor
 from services.prefill_worker.engine import Bounds, Engine, Links
 from services.prefill_worker.hands import Listener, Slots, Work
 from services.prefill_worker.instance import Instance
@@ -163,7 +164,8 @@ async def _serve(process: Process, thread: EngineThread, engine: Engine) -> None
 
     async with asyncio.TaskGroup() as group:
         group.create_task(_run_thread(partial(sender.run, stop, on_ack), stop.set))
-        group.create_task(control(process, instance, engine.model.layout, ring, balance))
+        layout, device = engine.model.layout, processor()
+        group.create_task(control(process, instance, layout, ring, balance, device))
 
 
 async def _run_thread(run: Callable[[], None], stop: Callable[[], None]) -> None:

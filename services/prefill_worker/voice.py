@@ -65,6 +65,7 @@ class Voice:
             *(result.compute, result.wait, result.balance, 0.0),
             sent_bytes=sent.acknowledged,
             total_bytes=sent.total,
+            gather=result.gather,
         )
         hit("chunk.done")
         self._tell(run, run.router, done)

@@ -2,19 +2,21 @@
 
 from common.config import Config
 from services.router.dispatch import Dispatch
+from services.router.measuring import Measuring
 from services.router.memory import Memory
 from services.router.placement import Placement
 from services.router.pool import Pool
 from services.router.registry import Registered, Registry
 from services.router.requests import Requests
 from services.router.sightings import Sightings
+from services.router.speeds import Speeds
 
 GRACE = 4
 """Heartbeats for which a disagreement may last, time for everyone to reach a new router."""
 
 
 class Books:
-    """Members, time, memory, decode slots, turns, requests and disagreements."""
+    """Members, time, memory, decode slots, turns, requests, disagreements and speeds."""
 
     def __init__(self, epoch: int, config: Config) -> None:
         mesh, router = config.mesh, config.router
@@ -26,6 +28,8 @@ class Books:
         self.dispatch = Dispatch(epoch, mesh.resend)
         self.requests = Requests(router.max_queue)
         self.sightings = Sightings(grace)
+        self.measuring = Measuring()
+        self.speeds = Speeds()
 
     def join(self, member: Registered) -> None:
         """Open the books of a new member."""
@@ -44,6 +48,7 @@ class Books:
         self.dispatch.leave(name)
         self.placement.leave(name)
         self.sightings.leave(name)
+        self.speeds.leave(name)
 
     def quiescent(self) -> bool:
         """Whether nothing of any request is left in any book."""

@@ -160,12 +160,16 @@ class Membership:
                 self.lose(member.name, f"no heartbeat for {silence:.1f} s", now)
 
     def strays(self) -> list[Owner]:
-        """Attempts of gateways that are no members, as those that have never joined."""
+        """Attempts of gateways that are no members, as those that have never joined.
+
+        Those that the router itself has ordered are no strays.
+        """
         find = self._books.registry.find
         return [
             request.owner
             for request in self._books.requests.live
             if find(request.gateway.name, request.gateway.incarnation) is None
+            and request.gateway != self._peer
         ]
 
     def _remove(self, member: Registered, *, departed: bool) -> None:

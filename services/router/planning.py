@@ -1,6 +1,6 @@
 """From the head of the queue to chunks under way: placement, plan, books, one RunChunk each."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from common.config import Config
 from common.errors import ConfigError, RequestFailed
@@ -60,7 +60,8 @@ class Planning:
         """Why the mesh of now could not serve the request even if it were empty, if so."""
         version = self._books.registry.version
         if request.verdict is None or request.verdict[0] != version:
-            request.verdict = version, self._judge(request)
+            serving = frozenset(self._serving("prefill-worker"))
+            request.verdict = version, self._judge(request, serving)
         return request.verdict[1]
 
     def start_waiting(self, now: float) -> list[Request]:
@@ -76,7 +77,7 @@ class Planning:
         if not waiting:
             return started
         queue = [request for request in waiting if self.impossible(request) is None]
-        view = books.pool.view(now).only(frozenset(self._serving("prefill-worker")))
+        view = books.pool.view(now).only(self._usable(queue))
         for request, plan in self.scheduler.starts(
             self.scheduler.ordered(queue, now), view, books.memory.free, now
         ):
@@ -87,15 +88,48 @@ class Planning:
             started.append(request)
         return started
 
+    def order(self, request: Request, names: frozenset[str], now: float) -> bool:
+        """Start a request of the router's own, with its forced plan, on some of these instances.
+
+        Returns:
+            False when there is no room for it; nothing of it is left then.
+        """
+        books, forced = self._books, request.forced
+        assert forced is not None, "the router says what it wants"
+        view = books.pool.view(now).only(names)
+        policy = self.scheduler.policy(0, view, now)
+        plan = self.scheduler.admission.forced(
+            forced, request.length, view, books.memory.free(), policy
+        )
+        decode = self._place(request)
+        if plan is None or decode is None:
+            return False
+        books.requests.add(request)
+        self._commit(request, plan, decode, now)
+        return True
+
     def stuck(self) -> list[tuple[Request, str]]:
         """Waiting requests that were found impossible in the mesh of now, and why."""
         version = self._books.registry.version
         judged = [(one, one.verdict) for one in self._books.requests.waiting if one.verdict]
         return [(one, why) for one, (at, why) in judged if at == version and why is not None]
 
-    def _judge(self, request: Request) -> str | None:
+    def _usable(self, queue: Sequence[Request]) -> frozenset[str]:
+        """Instances to plan on: not the slow ones, unless somebody could not run without them."""
+        serving = frozenset(self._serving("prefill-worker"))
+        usable = self._books.speeds.usable(serving)
+        if usable != serving and any(self._demands_more(one, usable) for one in queue):
+            return serving
+        return usable
+
+    def _demands_more(self, request: Request, names: frozenset[str]) -> bool:
+        version = self._books.registry.version
+        if request.demand is None or request.demand[:2] != (version, names):
+            request.demand = version, names, self._judge(request, names) is not None
+        return request.demand[2]
+
+    def _judge(self, request: Request, prefill: frozenset[str]) -> str | None:
         books, submit = self._books, request.submit
-        prefill = self._serving("prefill-worker")
         totals = {name: total for name, total in books.memory.totals().items() if name in prefill}
         try:
             self.scheduler.admission.check(
@@ -143,6 +177,7 @@ class Planning:
         target = self._target(decode, decode.broker)
         members = tuple(self._member(name) for name in plan.members)
         for task in tasks:
+            books.measuring.expect(task, plan.chunks[task.index])
             self._issue(request, task, members, target, now)
 
     def _issue(

@@ -3,6 +3,7 @@
 from common.messages import Admitted, ChunkDone, DecodeStats, Ready, Released
 from common.pages import Owner
 from services.router.books import Books
+from services.router.tuning import Tuning
 
 Report = Ready | ChunkDone | Released | Admitted | DecodeStats
 
@@ -10,8 +11,9 @@ Report = Ready | ChunkDone | Released | Admitted | DecodeStats
 class Reports:
     """Takes reports into the books."""
 
-    def __init__(self, books: Books) -> None:
+    def __init__(self, books: Books, tuning: Tuning) -> None:
         self._books = books
+        self._tuning = tuning
 
     def take(self, report: Report, now: float) -> bool:
         """Note a report; False when it comes from a stranger, or from one who cannot know."""
@@ -34,6 +36,8 @@ class Reports:
             case Ready(seq=seq, turn=turn):
                 books.pool.ready(name, seq, turn, now)
             case ChunkDone(seq=seq, turn=turn):
+                # Also when the attempt is over: another member may have reported its end.
+                self._tuning.done(report, now)
                 if books.pool.is_turn(name, seq, turn):
                     books.pool.finished(name, turn)
                     # Turns run in their order: what is done has come, and all before it.

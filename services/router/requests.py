@@ -21,6 +21,7 @@ class Request:
         ids: prompt + emitted tokens as int32.
         touched: names of all members that may hold something of it.
         verdict: a version of the mesh, and why it could never run there, if so.
+        demand: instances of a version of the mesh, and whether it could never run on them alone.
         place: in the line of all requests, the same for every attempt.
         arrived: monotonic seconds.
         size: see `scheduler.Job`.
@@ -36,6 +37,7 @@ class Request:
     admitted: bool = False
     touched: tuple[str, ...] = ()
     verdict: tuple[int, str | None] | None = None
+    demand: tuple[int, frozenset[str], bool] | None = None
     place: int = 0
     arrived: float = 0.0
     size: int | None = None

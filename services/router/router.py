@@ -6,6 +6,8 @@ books, so a lost message costs a heartbeat.
 
 from collections.abc import Callable, Sequence
 
+from msgspec import structs
+
 from common.config import Config
 from common.messages import (
     Admitted,
@@ -18,6 +20,7 @@ from common.messages import (
     Drain,
     EndOfRequest,
     Failed,
+    FirstToken,
     GatewayFacts,
     Heartbeat,
     Hello,
@@ -32,15 +35,18 @@ from common.messages import (
 from common.pages import Owner
 from services.router.attempts import Attempts
 from services.router.books import Books
+from services.router.latency_store import LatencyStore
 from services.router.ledger import ledger
 from services.router.levelling import Levelling
 from services.router.membership import Membership
+from services.router.orders import Orders
 from services.router.patience import Patience
 from services.router.planning import Planning, Send
 from services.router.reports import Reports
 from services.router.requests import Request
 from services.router.sightings import Scope
 from services.router.status import status
+from services.router.tuning import Tuning
 from services.router.updates import Updates
 
 
@@ -50,6 +56,7 @@ class Router:
     Args:
         planned: told of every request that has got its plan.
         updated: told of every schedule that is put in force.
+        store: where measured latency models are kept.
     """
 
     def __init__(
@@ -59,6 +66,7 @@ class Router:
         send: Send,
         planned: Callable[[Request], None] = lambda request: None,
         updated: Callable[[InForce], None] = lambda schedule: None,
+        store: LatencyStore | None = None,
     ) -> None:
         books = Books(peer.incarnation, config)
         self.books = books
@@ -69,8 +77,16 @@ class Router:
         self._members = Membership(config.mesh, peer, books, self._attempts, send)
         self._levelling = Levelling(peer.incarnation, books, self._attempts)
         self._patience = Patience(config.router, books, self._planning, self._attempts)
-        self._reports = Reports(books)
         self.updates = Updates(peer.incarnation, books, self._planning, updated)
+        self._orders = Orders(peer, books, self._planning, self._attempts)
+        self.tuning = Tuning(
+            config.router,
+            books,
+            self._planning.scheduler,
+            self._orders,
+            store or LatencyStore(None),
+        )
+        self._reports = Reports(books, self.tuning)
         self._config = config
         self._epoch = peer.incarnation
         self._send = send
@@ -95,6 +111,8 @@ class Router:
                 is_known = self._attempts.reported(message, now)
             case Ready() | ChunkDone() | Released() | Admitted() | DecodeStats():
                 is_known = self._reports.take(message, now)
+            case FirstToken(token=token):
+                is_known = self._orders.is_own(token.request)
             case _:
                 is_known = False
         self.num_ignored += not is_known
@@ -115,6 +133,7 @@ class Router:
             self._attempts.end(owner, failed, now)
         self._patience.tick(now)
         self.updates.tick(now)
+        self.tuning.tick(now)
         self._start(now)
 
     def lose(self, name: str, why: str, now: float) -> None:
@@ -146,6 +165,7 @@ class Router:
                 self._send(message.reply, self.updates.describe(query, now))
             case Ask(query=query, what="status"):
                 answer = status(self.books, self._planning.scheduler, self._epoch, query, now)
+                answer = structs.replace(answer, latency=self.tuning.text())
                 self._send(message.reply, answer)
             case Ask(query=query):
                 self._send(message.reply, ledger(self.books, self._config.mesh.lease, query, now))
@@ -166,6 +186,7 @@ class Router:
             return False
         request = self.books.requests.get(Owner(submit.request, submit.attempt))
         if request is not None and request.plan is None and not request.admitted:
+            self.tuning.make_way(now)
             self._start(now)
             if request.plan is None:
                 self._send(submit.reply.inbox, request.accepted())

@@ -61,6 +61,10 @@ class Scheduler:
         self._use(schedule)
         self.regulation.update(schedule)
 
+    def learn(self, model: LatencyModel) -> None:
+        """Make plans with another model of the same sizes from here on."""
+        self.admission.model = model
+
     def arrive(self, now: float) -> None:
         """Count a new request."""
         self.regulation.arrive(now)

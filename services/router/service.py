@@ -6,8 +6,10 @@ from functools import partial
 from msgspec import json
 from structlog.typing import FilteringBoundLogger
 
+from common.cache import cache_directory
 from common.messages import InForce
 from common.service import Process
+from services.router.latency_store import LatencyStore
 from services.router.requests import Request
 from services.router.router import Router
 
@@ -19,7 +21,9 @@ async def serve(process: Process) -> None:
         ConfigError: the latency model cannot be loaded.
     """
     planned, updated = partial(_log_plan, process.log), partial(_log_schedule, process.log)
-    await route(process, Router(process.config, process.peer, process.mesh.send, planned, updated))
+    store = LatencyStore(cache_directory("latency"), process.log)
+    router = Router(process.config, process.peer, process.mesh.send, planned, updated, store)
+    await route(process, router)
 
 
 async def route(process: Process, router: Router) -> None:
@@ -43,8 +47,13 @@ async def _receive(process: Process, router: Router) -> None:
 
 
 async def _tick(process: Process, router: Router) -> None:
+    drift = process.metrics.gauge(
+        "tetris_latency_drift", "Measured over predicted seconds of the last chunks.", ["sp"]
+    )
     while True:
         router.tick(process.clock.now())
+        for size, ratio in router.tuning.learning.drift().items():
+            drift.labels(str(size)).set(ratio)
         await process.clock.sleep(process.config.mesh.heartbeat / 2)
 
 

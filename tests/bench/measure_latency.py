@@ -1,8 +1,8 @@
 """Measure prefill on this machine's mesh and fit the latency model that the planner reads.
 
 Forced plans put chunks of many lengths behind many histories; the workers' own clocks time them.
-Sizes beyond the measured ones divide the work of the largest by their ratio. Run:
-python -m tests.bench.measure_latency FILE
+Sizes beyond the measured ones divide the work of the largest by their ratio. What was measured
+lies beside FILE as a CSV that `tetris fit` reads. Run: python -m tests.bench.measure_latency FILE
 """
 
 import argparse
@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 
 from common.latency import Curve, LatencyModel, Sample
+from compose.fit import quality, report
+from compose.measured import COLUMNS
 from tests.bench.bench_prefill import real_ids
 from tests.processes.real_mesh import RealMesh, running_mesh
 
@@ -60,15 +62,16 @@ def main() -> int:
     with running_mesh("--prefill", str(max(SIZES)), "--dtype", options.dtype) as mesh:
         samples = [sample for size in SIZES for sample in measure(mesh, ids, size)]
     fitted = LatencyModel.fit(samples)
-    worst = max(abs(fitted.error(sample)) for sample in samples)
-    mean = sum(abs(fitted.error(sample)) for sample in samples) / len(samples)
+    mean, worst = quality(samples, fitted)
     comment = (
         f"Prefill seconds of SmolLM2-135M in {options.dtype} on a CPU, one thread per instance.\n"
         f"Sizes {SIZES} are fitted to {len(samples)} measured chunks: mean error {mean:.1%}, worst"
         f" {worst:.1%}.\nLarger sizes are a scaling: half the work of the size before."
     )
     extended(fitted).dump(options.file, comment)
-    sys.stdout.write(f"{comment}\n")
+    rows = [",".join(COLUMNS), *(",".join(map(str, sample)) for sample in samples)]
+    options.file.with_suffix(".csv").write_text("\n".join(rows) + "\n")
+    sys.stdout.write(f"{report(samples, fitted)}\n{comment}\n")
     return 0
 
 

@@ -41,6 +41,14 @@ def test_numbers_in_names_count_as_numbers():
     assert [line.split()[0] for line in lines] == names[::-1]
 
 
+def test_what_is_known_of_the_latency_model_has_a_line_of_its_own():
+    status = Status(1, 9, 0, 1, "p", (), "calibrated in 12.0 s; measured/predicted SP 1 1.02")
+    assert status_text(status).splitlines() == [
+        "0 members, 1 request open, 0 waiting; policy: p",
+        "latency model: calibrated in 12.0 s; measured/predicted SP 1 1.02",
+    ]
+
+
 def test_a_mesh_without_members_is_one_line():
     empty = Status(1, 9, 0, 1, "p", ())
     assert status_text(empty) == "0 members, 1 request open, 0 waiting; policy: p"

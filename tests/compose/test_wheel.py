@@ -80,7 +80,7 @@ def test_presets_latency_models_and_the_dockerfile_are_in_it(wheel: zipfile.ZipF
     names = set(wheel.namelist())
     data = {
         str(path.relative_to(ROOT))
-        for pattern in ("presets/*.toml", "latency/*.toml", "Dockerfile")
+        for pattern in ("presets/*.toml", "latency/*.toml", "latency/*.csv", "Dockerfile")
         for path in (ROOT / "compose").glob(pattern)
     }
     assert {"compose/presets/cpu.toml", "compose/Dockerfile"} <= data

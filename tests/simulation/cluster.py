@@ -1,6 +1,7 @@
 """What is emulated: how many of what, how large, how patient; and its configuration."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +25,8 @@ LATENCY = "a100-llama3-8b"
 LLAMA3_8B = KvLayout(num_layers=32, num_kv_heads=8, head_dim=128, dtype="bfloat16")
 A100 = StepCost(step=0.008, request=1e-4, token=6.5e-8)
 """16 GB of weights and 128 KiB of KV per token, read at 2 TB/s."""
+FIXED = RouterConfig(calibrate_seconds=0.0, learn=False)
+"""Plans by the latency model as it stands, so that they are known beforehand."""
 BANDWIDTH = 25e9
 """Bytes per second of one 200 Gb/s card."""
 MAX_MODEL_LEN = 131072
@@ -50,10 +53,14 @@ class Cluster:
     """Messages that an inbox of the network holds."""
     mesh: MeshConfig = field(default_factory=MeshConfig)
     gateway: GatewayConfig = field(default_factory=GatewayConfig)
-    router: RouterConfig = field(default_factory=RouterConfig)
+    router: RouterConfig = FIXED
     schedule: Schedule = field(default_factory=Schedule)
     prefill: PrefillConfig = field(default_factory=PrefillConfig)
     decode: DecodeConfig = field(default_factory=DecodeConfig)
+    slowdown: float = 1.0
+    """Times the seconds of the router's latency model that chunks take."""
+    slowdowns: Mapping[str, float] = field(default_factory=dict)
+    """More of it, for single prefill instances by name."""
     seed: int = 0
 
 

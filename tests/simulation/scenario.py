@@ -234,6 +234,8 @@ def _cluster(rng: random.Random, seed: int) -> Cluster:
             max_attempts=8,
         ),
         router=RouterConfig(
+            calibrate_seconds=0.0,
+            learn=False,
             max_queue=_pick(rng, (3, 1024)),
             reserve_tokens=rng.choice((16, 64, 256)),
             no_decode_timeout=rng.choice((5.0, 120.0)),

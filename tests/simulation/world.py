@@ -9,6 +9,7 @@ import math
 import random
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from common.clock import LoopClock
@@ -72,7 +73,7 @@ class World:
         self.links.history = self.history
         self.link_faults = cluster.link_faults
         """May be replaced at any time, as the network's."""
-        latency = LatencyModel.load(LATENCY)
+        latency = LatencyModel.load(LATENCY).scaled(cluster.slowdown)
         self.model = EmulatedModel(
             cluster.layout, latency, cluster.step, cluster.error, rng.getrandbits(32)
         )
@@ -238,7 +239,9 @@ class World:
         }
 
     async def _serve_prefill(self, host: Host, process: Process) -> None:
-        await prefill.serve(process, self.model, self.links)
+        factor = self.cluster.slowdowns.get(host.name, 1.0)
+        model = replace(self.model, prefill=self.model.prefill.scaled(factor))
+        await prefill.serve(process, model, self.links)
 
     async def _serve_decode(self, host: Host, process: Process) -> None:
         await decode.serve(process, self.model, self.links)

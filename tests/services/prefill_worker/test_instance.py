@@ -146,6 +146,7 @@ def test_a_chunk_is_computed_handed_over_and_released() -> None:
     [done] = rig.of(ChunkDone)
     assert isinstance(done, ChunkDone)
     assert (done.compute, done.wait, done.balance, done.total_bytes) == (1.0, 0.5, 0.25, 512)
+    assert done.gather == 0.5
     [first] = rig.of(FirstToken)
     assert isinstance(first, FirstToken)
     assert (first.token.id, first.decode.name) == (5, "d")

@@ -28,6 +28,7 @@ from services.router.router import Router
 
 MODEL = ModelCard("m", "abc", 100_000)
 LAYOUT = KvLayout(30, 3, 64, "float32")
+FIXED = {"latency": "a100-llama3-8b", "calibrate_seconds": 0.0, "learn": False}
 GATEWAY = Peer("g", 1, "in-g")
 
 
@@ -51,22 +52,23 @@ def hello(role, name, incarnation=1, total=8192):
 class Mesh:
     """A router, its members as names, and all that it has sent."""
 
-    def __init__(self, num_prefill=2, schedule=None, **router):
+    def __init__(self, num_prefill=2, schedule=None, store=None, total=8192, **router):
         config = Config(
             model=ModelConfig(path="", name="m"),
             mesh=MeshConfig(),
-            router=RouterConfig(latency="a100-llama3-8b", **router),
+            router=RouterConfig(**(FIXED | router)),
             schedule=schedule or Schedule(),
         )
         self.sent = []
+        self.total = total
         # All have joined long ago, and were heard just now.
         self.now = -10.0
-        self.router = Router(config, Peer("router", 77, "in-router"), self.take)
+        self.router = Router(config, Peer("router", 77, "in-router"), self.take, store=store)
         self.prefill = [f"p{index}" for index in range(num_prefill)]
         for name in self.prefill:
-            self.give(hello("prefill-worker", name))
+            self.give(hello("prefill-worker", name, total=total))
         self.give(hello("kv-transfer", "b"))
-        self.give(hello("decode-worker", "d", total=16384))
+        self.give(hello("decode-worker", "d", total=2 * total))
         self.give(hello("gateway", "g"))
         self.sent.clear()
         self.now = 0.0
@@ -96,11 +98,11 @@ class Mesh:
         return submit
 
     def beat(self, name, received=0, finished=0, running=None, held=(), epoch=77):
-        facts = PrefillFacts(epoch, received, finished, 8192, 8192, running, held)
+        facts = PrefillFacts(epoch, received, finished, self.total, self.total, running, held)
         self.give(Heartbeat("prefill-worker", name, 1, facts, f"in-{name}"))
 
     def decode_beat(self, active=0, held=(), name="d"):
-        facts = DecodeFacts(16384, 16384, active, 1, held)
+        facts = DecodeFacts(2 * self.total, 2 * self.total, active, 1, held)
         self.give(Heartbeat("decode-worker", name, 1, facts, f"in-{name}"))
 
     def broker_beat(self, held=(), name="b"):

@@ -23,7 +23,7 @@ from common.messages import (
 )
 from common.pages import Owner
 from services.router.router import Router
-from tests.services.router.mesh import hello
+from tests.services.router.mesh import FIXED, hello
 from tests.services.router.naive import Life
 
 ROLES = {
@@ -44,7 +44,7 @@ class RouterMachine(RuleBasedStateMachine):
         config = Config(
             model=ModelConfig(path="", name="m"),
             mesh=MeshConfig(heartbeat=BEAT),
-            router=RouterConfig(latency="a100-llama3-8b", max_queue=4),
+            router=RouterConfig(max_queue=4, **FIXED),
         )
         self.now, self.is_lossy = 0.0, False
         self.lives: dict[str, Life] = {}

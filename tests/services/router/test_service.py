@@ -28,7 +28,10 @@ from common.service import Process
 from services.router.service import serve
 from tests.simulation import virtual_loop
 
-CONFIG = Config(model=ModelConfig(path="", name="m"), router=RouterConfig(latency="a100-llama3-8b"))
+CONFIG = Config(
+    model=ModelConfig(path="", name="m"),
+    router=RouterConfig(latency="a100-llama3-8b", calibrate_seconds=0),
+)
 LAYOUT = KvLayout(1, 1, 64, "float32")
 
 

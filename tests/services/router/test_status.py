@@ -35,6 +35,7 @@ def test_the_status_lists_every_member_with_its_load():
         "d": (16384, 0, 2),
         "g": (5, 5, 5),
     }
+    assert status.latency == "as given"
     assert (found["p0"].silence, found["b"].silence, found["b"].age) == (1.25, 0.25, 11.25)
     assert (found["p0"].state, found["p1"].state) == ("serving", "leaving")
     assert found["p0"].delay == mesh.router.books.pool.delays(1.25)["p0"]
