@@ -67,6 +67,7 @@ def _rates(options: argparse.Namespace) -> int:
         schedule=schedule,
         workload=options.workload,
         requests=options.requests,
+        min_length=options.min_length,
         nodes=options.nodes or config.emulated.nodes,
         instances_per_node=options.instances_per_node or config.emulated.instances_per_node,
     )

@@ -58,6 +58,7 @@ def add_rates(parser: argparse.ArgumentParser) -> None:
     add("--top", type=float, default=5.0, metavar="R",
         help="requests per second up to which loads are tried (default: 5)")  # fmt: skip
     add("--requests", type=int, default=2000, metavar="N")
+    add("--min-length", type=int, default=1, metavar="N", help="of a trace's prompts")
     add("--seed", type=_seeds, default=[101, 102, 103], metavar="S", help="(default: 101:103:1)")
     add("--json", action="store_true", help="a body for POST /update")
 
