@@ -13,7 +13,7 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 # The planner's compiled search: an edited one is built anew.
 CORE := $(wildcard services/router/_*.[ch])
 
-.PHONY: serve test test-faults soak check bench bench-planner test-wheel venv clean
+.PHONY: serve test test-faults soak check paper rates bench bench-planner test-wheel venv clean
 
 ## serve: the whole mesh on this machine, at http://127.0.0.1:8000
 serve: $(STAMP)
@@ -52,6 +52,16 @@ bench: $(STAMP)
 ## bench-planner: time of one plan, compiled and in Python, beside the paper's planner
 bench-planner: $(STAMP)
 	@$(BIN)/python -m tests.bench.bench_planner
+
+## paper: the paper's evaluation in simulation, into docs/paper.md
+paper: $(STAMP)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.paper.report $(ARGS)
+
+## rates: profile the improvement rates of the paper's cluster anew, to standard output
+rates: $(STAMP)
+	@for policy in cdsp single-chunk; do for one in short:7.5 medium:5 long:3; do \
+	  $(BIN)/tetris rates --policy $$policy --workload $${one%:*} --top $${one#*:} || exit 1; \
+	done; done
 
 ## test-wheel: build the wheel, install it into an empty environment, serve one request
 test-wheel: $(STAMP)

@@ -43,7 +43,7 @@ VARIANTS: dict[str, Callable[[str], Schedule]] = {
 CONDITIONS = {
     "as planned": {},
     "bursts (CV 2)": {"burstiness": 2.0},
-    "heavy tail (σ 0.9)": {"sigma": 0.9},
+    "heavy tail (sigma 0.9)": {"sigma": 0.9},
     "15 % prediction error": {"prediction_error": 0.15},
 }
 TRACE = Path(os.environ.get("TETRIS_TRACES", "../shared/traces")) / "mooncake"
