@@ -86,7 +86,7 @@ def loads(grid: Grid) -> str:
         "within 25 or 5 times CDSP's P50 at light load, which is the same bound for all policies; "
         "mean and range over the seeds.\n\n"
     )
-    head = ["policy", *(f"{workload} {limit}×" for workload in WORKLOADS for limit in LIMITS)]
+    head = ["policy", *(f"{workload} {limit}x" for workload in WORKLOADS for limit in LIMITS)]
     rows = [
         [policy, *(spread(grid.max_load(workload, policy, limit))
                    for workload in WORKLOADS for limit in LIMITS)]
@@ -208,8 +208,8 @@ def priced(grid: Grid, scale: Scale) -> str:
         "binding alone lower the tail; `tail` adds the median. Tried and left out, at 83 % of "
         "capacity with 5 seeds each (P50 / P99; `slope:3` gives 0.72 / 0.86, `tail:0.35` 0.71 / "
         "0.80): choosing sizes by playing the queue to its end with 4, 8 or 16 requests (at best "
-        "0.83 / 0.83 in order of arrival); deadlines that are capped (0.72 / 0.85), concave (0.76 / "
-        "0.84) or convex in the length; caps that follow the worst wait (0.75 / 0.83); prices by "
+        "0.83 / 0.83 in order of arrival); deadlines that are capped (0.72 / 0.85), concave "
+        "(0.76 / 0.84) or convex in the length; caps that follow the worst wait (0.75 / 0.83); prices by "
         "the age, the work or the squared length of the queue; cheaper instances for long or old "
         "requests (longest decile 0.70 instead of 0.75, P50 0.04 worse). Idle instances while "
         "somebody waits are 0.2 to 0.4 %: late binding leaves nothing there to gain.\n"
@@ -236,14 +236,7 @@ def planner_time(draws: int) -> str:
 
 def _cdfs(workload: str, rate: float, scale: Scale) -> plots.Panel:
     series = []
-    for policy in (
-        "cdsp",
-        "cdsp-priced",
-        "single-chunk",
-        "loongserve",
-        "fixed-sp:8",
-        "fixed-sp:16",
-    ):
+    for policy in POLICIES[:6]:
         experiment = Experiment(
             latency=LATENCY, workload=workload, rate=rate, requests=scale.requests,
             schedule=schedule(policy, workload),
