@@ -46,7 +46,7 @@ check: $(STAMP)
 
 ## bench: every benchmark of tests/bench, one after the other
 bench: $(STAMP)
-	@for name in planner optimum decode prefill; do echo "== $$name"; \
+	@for name in planner simulator optimum decode prefill; do echo "== $$name"; \
 	  OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.bench_$$name || exit 1; done
 
 ## bench-planner: time of one plan, compiled and in Python, beside the paper's planner

@@ -205,14 +205,14 @@ def priced(grid: Grid, scale: Scale) -> str:
         f"capacity, geometric mean over three workloads, loads and {scale.seeds} seeds that the "
         f"setting was not chosen on; below 1 is better.{missing}\n\n{table(head, rows)}\n"
         "One setting serves all, without a profile. In the order of arrival the price and late "
-        "binding alone lower the tail; `tail` adds the median. Tried and left out, at 83 % of "
-        "capacity with 5 seeds each (P50 / P99; `slope:3` gives 0.72 / 0.86, `tail:0.35` 0.71 / "
-        "0.80): choosing sizes by playing the queue to its end with 4, 8 or 16 requests (at best "
-        "0.83 / 0.83 in order of arrival); deadlines that are capped (0.72 / 0.85), concave "
-        "(0.76 / 0.84) or convex in the length; caps that follow the worst wait (0.75 / 0.83); "
-        "prices by the age, the work or the squared length of the queue; cheaper instances for long or old "
-        "requests (longest decile 0.70 instead of 0.75, P50 0.04 worse). Idle instances while "
-        "somebody waits are 0.2 to 0.4 %: late binding leaves nothing there to gain.\n"
+        "binding alone lower the tail; `tail` adds the median.\n\n"
+        "Tried and left out, at 83 % of capacity with 3 to 5 seeds each (P50 / P99; `slope:3` gives "
+        "0.72 / 0.86, `tail:0.35` 0.71 / 0.80): choosing sizes by playing the queue to its end (at "
+        "best 0.83 / 0.83 in order of arrival); deadlines that are capped (0.72 / 0.85) or concave "
+        "in the length (0.76 / 0.84), caps that follow the worst wait (0.75 / 0.83); prices by the "
+        "age, the work or the squared length of the queue; cheaper instances for long or old "
+        "requests (longest decile 0.70 instead of 0.75, P50 0.04 worse). Instances are idle for "
+        "0.2 to 0.4 % of the time in which somebody waits: nothing is left there to gain.\n"
     )
 
 
