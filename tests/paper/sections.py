@@ -206,7 +206,7 @@ def priced(grid: Grid, scale: Scale) -> str:
         f"setting was not chosen on; below 1 is better.{missing}\n\n{table(head, rows)}\n"
         "One setting serves all, without a profile. In the order of arrival the price and late "
         "binding alone lower the tail; `tail` adds the median.\n\n"
-        "Tried and left out, at 83 % of capacity with 3 to 5 seeds each (P50 / P99; `slope:3` gives "
+        "Tried and left out, at 83 % of capacity with 3 to 5 seeds (P50 / P99; `slope:3` gives "
         "0.72 / 0.86, `tail:0.35` 0.71 / 0.80): choosing sizes by playing the queue to its end (at "
         "best 0.83 / 0.83 in order of arrival); deadlines that are capped (0.72 / 0.85) or concave "
         "in the length (0.76 / 0.84), caps that follow the worst wait (0.75 / 0.83); prices by the "
