@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 
@@ -73,7 +74,8 @@ async def _spread(
         finally:
             if child.returncode is None:
                 child.kill()
-            await child.wait()
+            # Reads what is left of its output, without which its pipe stays open.
+            await child.communicate()
 
     try:
         async with asyncio.TaskGroup() as group:
@@ -87,19 +89,21 @@ async def _spread(
 async def _ask(child: asyncio.subprocess.Process, experiment: Experiment) -> Figures:
     assert child.stdin is not None
     assert child.stdout is not None
-    child.stdin.write(msgspec.json.encode(experiment) + b"\n")
-    await child.stdin.drain()
-    line = await child.stdout.readline()
-    if not line:
-        raise ConfigError("a process of the sweep has died")
-    answer = msgspec.json.decode(line, type=Answer)
+    try:
+        child.stdin.write(msgspec.json.encode(experiment) + b"\n")
+        await child.stdin.drain()
+        answer = msgspec.json.decode(await child.stdout.readline(), type=Answer)
+    except (OSError, ValueError, msgspec.DecodeError):
+        # Its pipe is closed, or what came out of it is no answer, as nothing is none.
+        raise ConfigError("a process of the sweep has died") from None
     if answer.figures is None:
         raise ConfigError(answer.why)
     return answer.figures
 
 
 def serve() -> None:
-    """Answer one experiment a line until the input ends."""
+    """Answer one experiment a line until the input ends, which is how an interrupt gets here."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     for line in sys.stdin.buffer:
         try:
             answer = Answer(run(msgspec.json.decode(line, type=Experiment)))

@@ -85,8 +85,8 @@ class Planning:
         view = view.only(self._usable(queue))
         if scheduler.is_held_up(view):
             return started
-        queue = scheduler.ordered(queue, now)
-        for request, plan in scheduler.starts(queue, view, books.memory.free, now):
+        in_order = scheduler.ordered(queue, now)
+        for request, plan in scheduler.starts(in_order, view, books.memory.free, now):
             decode = self._place(request)
             if decode is None:
                 break
