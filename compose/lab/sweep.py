@@ -4,7 +4,8 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import msgspec
 
@@ -61,29 +62,38 @@ async def _spread(
     found: dict[int, Figures] = {}
     left = list(enumerate(experiments))[::-1]
 
-    async def work() -> None:
-        child = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "compose.lab.sweep",
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=MAX_LINE,
-        )  # fmt: skip
-        try:
-            while left:
-                index, experiment = left.pop()
-                found[index] = await _ask(child, experiment)
-                progress(len(found))
-        finally:
-            if child.returncode is None:
-                child.kill()
-            # Reads what is left of its output, without which its pipe stays open.
-            await child.communicate()
+    async def work(child: asyncio.subprocess.Process) -> None:
+        while left:
+            index, experiment = left.pop()
+            found[index] = await _ask(child, experiment)
+            progress(len(found))
 
     try:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(cores):
-                group.create_task(work())
+        async with AsyncExitStack() as stack:
+            # All before the first one can fail: asyncio loses what is cancelled on its way.
+            children = [await stack.enter_async_context(_child()) for _ in range(cores)]
+            async with asyncio.TaskGroup() as group:
+                for child in children:
+                    group.create_task(work(child))
     except* ConfigError as errors:
         raise ConfigError(str(errors.exceptions[0])) from None
     return [found[index] for index in range(len(experiments))]
+
+
+@asynccontextmanager
+async def _child() -> AsyncIterator[asyncio.subprocess.Process]:
+    """A process that answers experiments, and is gone afterwards."""
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "compose.lab.sweep",
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=MAX_LINE,
+    )  # fmt: skip
+    try:
+        yield child
+    finally:
+        if child.returncode is None:
+            child.kill()
+        # Reads what is left of its output, without which its pipe stays open.
+        await child.communicate()
 
 
 async def _ask(child: asyncio.subprocess.Process, experiment: Experiment) -> Figures:
