@@ -66,6 +66,7 @@ def _run(options: argparse.Namespace) -> int:
         case "plan":
             return int(importlib.import_module("compose.plan_command").run(options))
         case "simulate" | "rates":
+            _unwind_on_sigterm()
             return int(importlib.import_module("compose.lab.simulate_command").run(options))
         case command if command in operations.COMMANDS:
             return operations.run(options)

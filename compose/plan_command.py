@@ -53,8 +53,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _view(config: Config, options: argparse.Namespace) -> PoolView:
-    nodes = options.nodes or config.emulated.nodes
-    per_node = options.instances_per_node or config.emulated.instances_per_node
+    nodes, per_node = preset.instances(config, options.nodes, options.instances_per_node)
     count = nodes * per_node
     return PoolView(
         names=tuple(f"p{index}" for index in range(count)),

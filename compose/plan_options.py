@@ -4,6 +4,7 @@ import argparse
 
 from common.schedule import POLICIES
 from compose.delays import HELP
+from compose.numbers import whole
 
 MOST = 2**31 - 1
 """Tokens."""
@@ -42,26 +43,16 @@ def add_plan(parser: argparse.ArgumentParser) -> None:
     add("--json", action="store_true", help="for programs")
 
 
-def _integer(text: str, least: int, most: int) -> int:
-    try:
-        number = int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
-    if not least <= number <= most:
-        raise argparse.ArgumentTypeError(f"must be between {least} and {most}")
-    return number
-
-
 def _tokens(text: str) -> int:
-    return _integer(text, 1, MOST)
+    return whole(text, 1, MOST)
 
 
 def _number(text: str) -> int:
-    return _integer(text, 0, MOST)
+    return whole(text, 0, MOST)
 
 
 def _count(text: str) -> int:
-    return _integer(text, 1, 1024)
+    return whole(text, 1, 1024)
 
 
 def _sizes(text: str) -> tuple[int, ...]:

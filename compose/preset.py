@@ -11,6 +11,9 @@ from common.config import Config, ModelConfig, RouterConfig, load
 from common.errors import ConfigError
 from common.latency import PRESETS
 
+MOST_INSTANCES = 65536
+"""Of one pool, as in the compiled search."""
+
 
 def find(name: str) -> Path:
     """The preset of this name, or the file at this path.
@@ -40,6 +43,23 @@ def cluster(name: str) -> Config:
         model = ModelConfig(path="emulated", name=name)
         return Config(model=model, router=RouterConfig(latency=name))
     return load(path)
+
+
+def instances(
+    config: Config, nodes: int | None = None, per_node: int | None = None
+) -> tuple[int, int]:
+    """Machines and prefill instances on each of them: the preset's, where none are given.
+
+    Raises:
+        ConfigError: more than a planner takes.
+    """
+    nodes, per_node = nodes or config.emulated.nodes, per_node or config.emulated.instances_per_node
+    if nodes * per_node > MOST_INSTANCES:
+        raise ConfigError(
+            f"--nodes, --instances-per-node: {nodes} times {per_node} is more than "
+            f"{MOST_INSTANCES} prefill instances"
+        )
+    return nodes, per_node
 
 
 def dump(config: Config) -> str:

@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from loadgen.arrival import Arrival
 from loadgen.lengths import OUTPUTS, Lengths
 
+TINY = 1e-6
+"""A coefficient of variation that nobody can tell from 0, and a gamma's shape can."""
+
 
 def draw_arrivals(
     count: int,
@@ -52,6 +55,6 @@ def draw_arrivals(
 
 def _unit_gaps(count: int, cv: float, rng: np.random.Generator) -> NDArray[np.float64]:
     """Gamma with mean 1: shape k = 1/cv², scale cv²."""
-    if cv == 0:
+    if cv < TINY:
         return np.ones(count)
     return rng.standard_gamma(1 / cv**2, count) * cv**2

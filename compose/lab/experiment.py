@@ -12,7 +12,7 @@ from common.errors import ConfigError
 from common.latency import LatencyModel
 from common.schedule import Schedule
 from loadgen.arrivals import draw_arrivals
-from loadgen.lengths import WORKLOADS, workload
+from loadgen.lengths import MAX_SIGMA, MIN_SIGMA, WORKLOADS, workload
 from loadgen.traces import TraceError, read_trace
 from services.router.simulator import Cluster, Demand, Outcome, Simulation
 
@@ -20,6 +20,7 @@ WARM_UP = 100
 """Requests at the head of a run that its figures leave out."""
 
 Positive = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+Count = Annotated[int, Meta(ge=1, le=1024)]
 Share = Annotated[float, Meta(ge=0, le=10)]
 
 
@@ -33,18 +34,18 @@ class Experiment(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """`short`, `medium`, `long`, or the path of a trace."""
     rate: Annotated[float, Meta(gt=0, le=1e6)] | None = None
     """Requests per second; None for a trace's own."""
-    requests: Positive = 2000
+    requests: Annotated[int, Meta(ge=1, le=1_000_000)] = 2000
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
-    sigma: Annotated[float, Meta(gt=0, le=5)] | None = None
+    sigma: Annotated[float, Meta(ge=MIN_SIGMA, le=MAX_SIGMA)] | None = None
     burstiness: Annotated[float, Meta(ge=0, le=100)] = 1.0
     """Coefficient of variation of the gaps between arrivals."""
     time_scale: Annotated[float, Meta(gt=0, le=1e6)] = 1.0
     """Of a trace's arrival times; 0.5 is twice the rate."""
     min_length: Positive = 1
     """Tokens; shorter prompts of a trace are left out."""
-    nodes: Positive = 2
-    instances_per_node: Positive = 8
-    decode: Positive = 2
+    nodes: Count = 2
+    instances_per_node: Count = 8
+    decode: Count = 2
     prediction_error: Share = 0.0
     """Relative standard deviation of a chunk's seconds around the predicted ones."""
     transfer_seconds: Share = 0.0
@@ -82,13 +83,17 @@ def demands(experiment: Experiment) -> list[Demand]:
     """The requests of an experiment, the same under every schedule.
 
     Raises:
-        ConfigError: a workload that is neither known nor a trace, a trace that cannot be read.
+        ConfigError: a workload that is neither known nor a trace, or has no such spread, a trace
+            that cannot be read.
     """
     if experiment.workload not in WORKLOADS:
         return _of_trace(experiment)
     if experiment.rate is None:
         raise ConfigError(f"the workload {experiment.workload} needs a rate")
-    lengths = workload(experiment.workload, experiment.sigma)
+    try:
+        lengths = workload(experiment.workload, experiment.sigma)
+    except ValueError as error:
+        raise ConfigError(f"--sigma: {error}") from None
     drawn = draw_arrivals(
         experiment.requests,
         experiment.rate,

@@ -5,6 +5,8 @@ Source:
     steps of 0.5 requests per second, and the best one is recorded.
 """
 
+import json
+import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +21,7 @@ from compose.lab.sweep import sweep
 SHIPPED = Path(__file__).resolve().parent.parent / "rates"
 """One file for each latency model: a table `[policy.workload]` for each profile."""
 RATES = tuple(round(0.05 * step, 2) for step in range(1, 16))
-STEP = 0.5
+STEP, MOST = 0.5, 1000.0
 """Requests per second."""
 
 
@@ -76,12 +78,13 @@ def loads_up_to(top: float) -> list[float]:
     Raises:
         ConfigError: there is none.
     """
-    if top < STEP:
-        raise ConfigError(f"--top: at least {STEP} requests per second")
+    if not STEP <= top <= MOST:
+        raise ConfigError(f"--top: {STEP} to {MOST:.0f} requests per second")
     return [STEP * step for step in range(1, int(top / STEP) + 1)]
 
 
 def as_toml(policy: str, workload: str, mapping: Mapping[str, float]) -> str:
     """A table of a file of profiles."""
     rows = [f'"{load}" = {rate}' for load, rate in mapping.items()]
-    return "\n".join([f"[{policy}.{workload}]", *rows]) + "\n"
+    key = workload if re.fullmatch("[A-Za-z0-9_-]+", workload) else json.dumps(workload)
+    return "\n".join([f"[{policy}.{key}]", *rows]) + "\n"

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
+from common.config import Config
 from common.errors import ConfigError
 from common.schedule import Schedule, change_of, changed, in_words
 from compose import preset
@@ -20,6 +21,8 @@ from compose.lab.sweep import sweep
 from compose.table import duration, table
 
 POLICIES_WITH_RATE = ("cdsp", "single-chunk")
+MAX_RUNS = 100_000
+"""Of one sweep."""
 
 
 def run(options: argparse.Namespace) -> int:
@@ -33,22 +36,18 @@ def run(options: argparse.Namespace) -> int:
 
 def _simulate(options: argparse.Namespace) -> int:
     config = preset.cluster(options.preset)
+    common = _experiment(config, options)
+    policies, loads = options.policy or [config.schedule.policy], options.rate or [None]
+    _bound(len(policies) * len(options.workload) * len(loads) * len(options.seed))
     runs = [
         replace(
-            _experiment(config.router.latency, options),
+            common,
             schedule=_schedule(config.schedule, policy, workload, config.router.latency, options),
             workload=workload,
             rate=rate,
             seed=seed,
-            nodes=options.nodes or config.emulated.nodes,
-            instances_per_node=options.instances_per_node or config.emulated.instances_per_node,
         )
-        for policy, workload, rate, seed in product(
-            options.policy or [config.schedule.policy],
-            options.workload,
-            options.rate or [None],
-            options.seed,
-        )
+        for policy, workload, rate, seed in product(policies, options.workload, loads, options.seed)
     ]
     found = sweep(runs, _progress(len(runs)))
     _say(found, options.json)
@@ -62,16 +61,9 @@ def _rates(options: argparse.Namespace) -> int:
     schedule = _changed(config.schedule, {"policy": options.policy})
     if options.policy not in POLICIES_WITH_RATE:
         raise ConfigError(f"--policy: only {' and '.join(POLICIES_WITH_RATE)} have a rate")
-    experiment = Experiment(
-        latency=config.router.latency,
-        schedule=schedule,
-        workload=options.workload,
-        requests=options.requests,
-        min_length=options.min_length,
-        nodes=options.nodes or config.emulated.nodes,
-        instances_per_node=options.instances_per_node or config.emulated.instances_per_node,
-    )
+    experiment = replace(_experiment(config, options), schedule=schedule, workload=options.workload)
     loads = rates.loads_up_to(options.top)
+    _bound(rates.num_runs(loads, options.seed))
     progress = _progress(rates.num_runs(loads, options.seed))
     mapping = rates.profile(experiment, loads, options.seed, progress)
     if options.json:
@@ -110,14 +102,21 @@ def _lines(found: Sequence[Figures], key: str) -> list[plots.Series]:
     return lines
 
 
-def _experiment(latency: str, options: argparse.Namespace) -> Experiment:
+def _bound(num_runs: int) -> None:
+    if num_runs > MAX_RUNS:
+        raise ConfigError(f"{num_runs} runs are too many for one sweep, which takes {MAX_RUNS}")
+
+
+def _experiment(config: Config, options: argparse.Namespace) -> Experiment:
     """What all runs have in common."""
     given = {key: getattr(options, key) for key in Experiment.__struct_fields__
              if getattr(options, key, None) is not None}  # fmt: skip
     many = ("policy", "workload", "rate", "seed", "nodes", "instances_per_node")
     common = {key: value for key, value in given.items() if key not in many}
+    nodes, per_node = preset.instances(config, options.nodes, options.instances_per_node)
+    common |= {"latency": config.router.latency, "nodes": nodes, "instances_per_node": per_node}
     try:
-        return msgspec.convert({"latency": latency, **common}, Experiment)
+        return msgspec.convert(common, Experiment)
     except msgspec.ValidationError as error:
         key, what = in_words(error)
         raise ConfigError(f"--{key.replace('_', '-')}: {what}") from None

@@ -1,11 +1,10 @@
 """The options of `tetris simulate` and `tetris rates`; what runs them loads much more."""
 
 import argparse
-import math
 from pathlib import Path
 
 from common.schedule import POLICIES
-from compose.numbers import numbers
+from compose.numbers import numbers, whole
 
 
 def add_simulate(parser: argparse.ArgumentParser) -> None:
@@ -67,29 +66,36 @@ def _add_cluster(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--preset", default="a100-llama3-8b", metavar="P",
         help="preset's name or file, or a latency model's name (default: %(default)s)")  # fmt: skip
-    add("--nodes", type=int, metavar="K", help="machines with prefill instances")
-    add("--instances-per-node", type=int, metavar="M", help="prefill instances on each of them")
+    add("--nodes", type=_count, metavar="K", help="machines with prefill instances")
+    add("--instances-per-node", type=_count, metavar="M", help="prefill instances on each of them")
+
+
+def _count(text: str) -> int:
+    return whole(text, 1, 1024)
 
 
 def _words(text: str) -> list[str]:
-    return [word for word in text.split(",") if word]
+    found = [word for word in text.split(",") if word]
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r} names nothing")
+    return found
 
 
 def _rates(text: str) -> list[float]:
     try:
-        found = list(numbers(text))
+        found = [round(rate, 9) for rate in numbers(text)]
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r}: give 2, 1,2.5,4 or 1:4:0.5") from None
-    if not all(0 < rate < math.inf for rate in found):
-        raise argparse.ArgumentTypeError(f"{text!r}: a rate is above 0")
-    return [round(rate, 9) for rate in found]
+    if not all(0 < rate <= 1e6 for rate in found):
+        raise argparse.ArgumentTypeError(f"{text!r}: a rate is above 0 and at most a million")
+    return found
 
 
 def _seeds(text: str) -> list[int]:
     try:
-        found = list(numbers(text))
+        found = numbers(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r}: give 3, 1,2,3 or 0:9:1") from None
-    if not all(seed >= 0 and seed == int(seed) for seed in found):
+    if not all(0 <= seed < 2**63 and seed == int(seed) for seed in found):
         raise argparse.ArgumentTypeError(f"{text!r}: a seed is a whole number")
     return [int(seed) for seed in found]

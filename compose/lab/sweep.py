@@ -2,8 +2,10 @@
 
 import asyncio
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import msgspec
 
@@ -60,46 +62,58 @@ async def _spread(
     found: dict[int, Figures] = {}
     left = list(enumerate(experiments))[::-1]
 
-    async def work() -> None:
-        child = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "compose.lab.sweep",
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=MAX_LINE,
-        )  # fmt: skip
-        try:
-            while left:
-                index, experiment = left.pop()
-                found[index] = await _ask(child, experiment)
-                progress(len(found))
-        finally:
-            if child.returncode is None:
-                child.kill()
-            await child.wait()
+    async def work(child: asyncio.subprocess.Process) -> None:
+        while left:
+            index, experiment = left.pop()
+            found[index] = await _ask(child, experiment)
+            progress(len(found))
 
     try:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(cores):
-                group.create_task(work())
+        async with AsyncExitStack() as stack:
+            # All before the first one can fail: asyncio loses what is cancelled on its way.
+            children = [await stack.enter_async_context(_child()) for _ in range(cores)]
+            async with asyncio.TaskGroup() as group:
+                for child in children:
+                    group.create_task(work(child))
     except* ConfigError as errors:
         raise ConfigError(str(errors.exceptions[0])) from None
     return [found[index] for index in range(len(experiments))]
 
 
+@asynccontextmanager
+async def _child() -> AsyncIterator[asyncio.subprocess.Process]:
+    """A process that answers experiments, and is gone afterwards."""
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "compose.lab.sweep",
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=MAX_LINE,
+    )  # fmt: skip
+    try:
+        yield child
+    finally:
+        if child.returncode is None:
+            child.kill()
+        # Reads what is left of its output, without which its pipe stays open.
+        await child.communicate()
+
+
 async def _ask(child: asyncio.subprocess.Process, experiment: Experiment) -> Figures:
     assert child.stdin is not None
     assert child.stdout is not None
-    child.stdin.write(msgspec.json.encode(experiment) + b"\n")
-    await child.stdin.drain()
-    line = await child.stdout.readline()
-    if not line:
-        raise ConfigError("a process of the sweep has died")
-    answer = msgspec.json.decode(line, type=Answer)
+    try:
+        child.stdin.write(msgspec.json.encode(experiment) + b"\n")
+        await child.stdin.drain()
+        answer = msgspec.json.decode(await child.stdout.readline(), type=Answer)
+    except (OSError, ValueError, msgspec.DecodeError):
+        # Its pipe is closed, or what came out of it is no answer, as nothing is none.
+        raise ConfigError("a process of the sweep has died") from None
     if answer.figures is None:
         raise ConfigError(answer.why)
     return answer.figures
 
 
 def serve() -> None:
-    """Answer one experiment a line until the input ends."""
+    """Answer one experiment a line until the input ends, which is how an interrupt gets here."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     for line in sys.stdin.buffer:
         try:
             answer = Answer(run(msgspec.json.decode(line, type=Experiment)))

@@ -54,7 +54,7 @@ class Planning:
         """
         self.scheduler.update(schedule)
         for request in self._books.requests.waiting:
-            request.verdict = request.size = None
+            request.verdict = request.demand = request.size = None
 
     def impossible(self, request: Request) -> str | None:
         """Why the mesh of now could not serve the request even if it were empty, if so."""
@@ -62,6 +62,8 @@ class Planning:
         if request.verdict is None or request.verdict[0] != version:
             serving = frozenset(self._serving("prefill-worker"))
             request.verdict = version, self._judge(request, serving)
+            # A size that was kept since its arrival may have no room in this mesh.
+            request.size = None
         return request.verdict[1]
 
     def start_waiting(self, now: float) -> list[Request]:
@@ -76,11 +78,15 @@ class Planning:
         waiting = books.requests.waiting
         if not waiting:
             return started
+        view, scheduler = books.pool.view(now), self.scheduler
+        if scheduler.is_held_up(view):
+            return started
         queue = [request for request in waiting if self.impossible(request) is None]
-        view = books.pool.view(now).only(self._usable(queue))
-        for request, plan in self.scheduler.starts(
-            self.scheduler.ordered(queue, now), view, books.memory.free, now
-        ):
+        view = view.only(self._usable(queue))
+        if scheduler.is_held_up(view):
+            return started
+        in_order = scheduler.ordered(queue, now)
+        for request, plan in scheduler.starts(in_order, view, books.memory.free, now):
             decode = self._place(request)
             if decode is None:
                 break
@@ -109,10 +115,9 @@ class Planning:
         return True
 
     def stuck(self) -> list[tuple[Request, str]]:
-        """Waiting requests that were found impossible in the mesh of now, and why."""
-        version = self._books.registry.version
-        judged = [(one, one.verdict) for one in self._books.requests.waiting if one.verdict]
-        return [(one, why) for one, (at, why) in judged if at == version and why is not None]
+        """Waiting requests that are impossible in the mesh of now, and why."""
+        judged = [(one, self.impossible(one)) for one in self._books.requests.waiting]
+        return [(one, why) for one, why in judged if why is not None]
 
     def _usable(self, queue: Sequence[Request]) -> frozenset[str]:
         """Instances to plan on: not the slow ones, unless somebody could not run without them."""

@@ -86,19 +86,18 @@ class Scheduler:
         """
         late = self.is_late_binding
         for request in queue:
-            is_planned = self.schedule.priced.replan or request.size is not None
-            if late and is_planned and min(view.delays, default=1.0) > 0:
-                if self.schedule.priced.replan:
-                    # Nobody is free: neither for this request nor for those behind it.
-                    return
+            if self.is_held_up(view):
+                return
+            if late and request.size is not None and _is_busy(view):
                 continue
             policy = self.policy(len(queue), view, now)
             plan = self._plan(request, view, free(), policy)
             if plan is None:
                 return
             if not late or plan.wait <= 0:
-                self._tail.note(now - request.arrived + plan.ttft, now)
                 yield request, plan
+                # Whoever asks for another one has booked this one.
+                self._tail.note(now - request.arrived + plan.ttft, now)
             view = view.after(plan)
 
     def ordered(self, queue: Sequence[J], now: float) -> Sequence[J]:
@@ -111,6 +110,10 @@ class Scheduler:
     def is_late_binding(self) -> bool:
         """Whether requests wait in the queue until their first chunk can start."""
         return self.schedule.policy == "cdsp-priced" and self.schedule.priced.late_binding
+
+    def is_held_up(self, view: PoolView) -> bool:
+        """Whether nobody is free: neither for a request nor for those behind it."""
+        return self.is_late_binding and self.schedule.priced.replan and _is_busy(view)
 
     @property
     def capacity_policy(self) -> Policy:
@@ -150,9 +153,13 @@ class Scheduler:
             sizes = tuple([size for size in policy.sizes if size <= request.size])
             policy = replace(policy, sizes=sizes or policy.sizes[:1], fewest=request.size)
         plan = self.admission.plan(request.length, view, free, policy)
-        if plan is not None and not self.schedule.priced.replan:
+        if plan is not None and self.is_late_binding and not self.schedule.priced.replan:
             request.size = plan.chunks[-1].size
         return plan
+
+
+def _is_busy(view: PoolView) -> bool:
+    return min(view.delays, default=1.0) > 0
 
 
 def check(schedule: Schedule, model: LatencyModel) -> None:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from common.errors import RequestFailed
 from common.latency import LatencyModel
 from common.pages import Owner
 from common.schedule import Schedule
@@ -82,6 +83,7 @@ class _Request:
     errors: Sequence[float]
     length: int
     arrived: float
+    slots: int
     is_retry: bool = False
     forced: str | None = None
     size: int | None = None
@@ -166,7 +168,8 @@ class Simulation:
         errors = self._errors(len(demands))
         for place, demand in enumerate(demands):
             owner = Owner(f"r{place}", 1)
-            yield _Request(owner, demand, place, errors[place], demand.length, demand.at)
+            slots = decode_slots(demand.length, demand.output, demand.output)
+            yield _Request(owner, demand, place, errors[place], demand.length, demand.at, slots)
 
     def _errors(self, num_requests: int) -> Sequence[Sequence[float]]:
         """Real over predicted seconds of each chunk of each request: log-normal with mean 1."""
@@ -183,6 +186,12 @@ class Simulation:
         self.scheduler.admission.check(
             request.length, self._memory.totals(), None, self.scheduler.capacity_policy
         )
+        largest = self._placement.largest(self._usable)
+        if request.slots > largest:
+            raise RequestFailed(
+                f"{request.length} tokens and their answer need {request.slots} slots of decode, "
+                f"an instance has {largest}; raise decode.kv_tokens"
+            )
         self.scheduler.arrive(now)
         self._queue.append(request)
         self._start(now)
@@ -221,11 +230,9 @@ class Simulation:
     def _place(self, request: _Request) -> bool:
         if self._cluster.decode_tokens is None:
             return True
-        output = request.demand.output
-        slots = decode_slots(request.length, output, output)
-        request.decode = self._placement.choose(slots, self._usable)
+        request.decode = self._placement.choose(request.slots, self._usable)
         if request.decode is not None:
-            self._placement.book(request.owner, request.decode, slots)
+            self._placement.book(request.owner, request.decode, request.slots)
         return request.decode is not None
 
     def _commit(self, request: _Request, plan: Plan, now: float) -> None:

@@ -87,3 +87,9 @@ def test_numbers_out_of_range_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         draw_arrivals(count, rate, SHORT, seed=seed, cv=cv)
+
+
+def test_hardly_any_burstiness_is_none():
+    even = draw_arrivals(50, 2.0, SHORT, cv=0.0)
+    for cv in (1e-7, 1e-160, 1e-200):
+        assert draw_arrivals(50, 2.0, SHORT, cv=cv) == even

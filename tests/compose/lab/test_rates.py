@@ -48,3 +48,8 @@ def test_loads_go_in_steps_of_half_a_request_per_second():
     assert rates.num_runs([0.5, 1.0], [1, 2, 3]) == 2 * 15 * 3
     with pytest.raises(ConfigError, match="--top"):
         rates.loads_up_to(0.4)
+
+
+def test_a_table_of_a_trace_is_toml_whatever_its_name():
+    text = rates.as_toml("cdsp", "my trace.v1", {"0.5": 0.1})
+    assert tomllib.loads(text) == {"cdsp": {"my trace.v1": {"0.5": 0.1}}}

@@ -1,4 +1,10 @@
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -79,6 +85,11 @@ def test_people_get_a_table_and_a_picture(capsys, tmp_path):
         (("--rate", "1", "--workload", "nowhere.csv"), "no workload 'nowhere.csv'"),
         ((), "the workload medium needs a rate"),
         (("--rate", "1", "--preset", "nowhere"), "no preset 'nowhere'"),
+        (("--rate", "1", "--requests", "1000001"), "--requests: "),
+        (("--rate", "1", "--sigma", "0.001"), "--sigma: "),
+        (("--rate", "1", "--decode-tokens", "1000"), "raise decode.kv_tokens"),
+        (("--rate", "1", "--nodes", "1024", "--instances-per-node", "1024"), "--nodes, "),
+        (("--rate", "1:1000:0.5", "--seed", "0:999:1"), "1999000 runs are too many"),
         (("--rate", "1", "--plot", "x.svg"), "--plot: a line needs at least two rates"),
     ],
 )
@@ -89,7 +100,8 @@ def test_what_cannot_be_used_is_named(capsys, arguments, said):
     assert out == "" or "--plot" in arguments
 
 
-@pytest.mark.parametrize("wrong", ["x", "1:2", "1:2:0", "0", "-1", "2:1e99:0.1"])
+@pytest.mark.parametrize("wrong", ["x", "1:2", "1:2:0", "0", "-1", "2:1e99:0.1", "1e300", "1e-300",
+                                   "inf:1:1"])  # fmt: skip
 def test_wrong_rates_are_refused(capsys, wrong):
     with pytest.raises(SystemExit) as ended:
         main(["simulate", "--rate", wrong])
@@ -105,3 +117,36 @@ def test_rates_prints_a_mapping_and_a_body_for_update(capsys):
     body = json.loads(capsys.readouterr().out)
     assert list(body) == ["improvement_rate_mapping"]
     assert main([*base, "--policy", "loongserve"]) == 2
+    for top in ("nan", "inf", "0.1", "1e300"):
+        assert main(["rates", "--top", top]) == 2
+    assert main(["rates", "--requests", "-5"]) == 2
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [("--seed", "inf"), ("--seed", "1e30"), ("--nodes", "-2"), ("--nodes", "0"),
+     ("--workload", ","), ("--policy", ",")],
+)  # fmt: skip
+def test_other_wrong_options_are_refused(capsys, wrong):
+    with pytest.raises(SystemExit) as ended:
+        main(["simulate", "--rate", "1", *wrong])
+    assert ended.value.code == 2
+    assert wrong[0] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_end_from_outside_leaves_neither_processes_nor_traces(number, status):
+    command = "import sys; from compose.cli import main; sys.exit(main(sys.argv[1:]))"
+    arguments = ["simulate", "--rate", "2", "--requests", "50000", "--seed", "1,2"]
+    with subprocess.Popen([sys.executable, "-c", command, *arguments],
+                          stderr=subprocess.PIPE, start_new_session=True) as parent:  # fmt: skip
+        children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
+        deadline = time.monotonic() + 20
+        while len(found := children.read_text().split()) < 2 and time.monotonic() < deadline:
+            time.sleep(0.1)
+        time.sleep(1.0)
+        # As a terminal does, which interrupts all of them.
+        (os.killpg if number == signal.SIGINT else os.kill)(parent.pid, number)
+        _, said = parent.communicate(timeout=20)
+    assert (len(found), parent.returncode, said) == (2, status, b"")
+    assert not any(Path(f"/proc/{child}").exists() for child in found)

@@ -1,3 +1,5 @@
+import sys
+
 import pytest
 from msgspec.structs import replace
 
@@ -23,3 +25,14 @@ def test_one_that_cannot_be_run_ends_the_sweep_with_its_reason(cores):
     wrong = replace(BASE, schedule=Schedule(policy="fixed-sp:3"))
     with pytest.raises(ConfigError, match=r"^policy: the latency model knows the sizes"):
         sweep([*MANY, wrong, *MANY], cores=cores)
+
+
+@pytest.mark.parametrize("child", ["exit 0", "exec 0<&-; exec sleep 2", "echo no; exec sleep 2",
+                                   "head -c 5000000 /dev/zero; exec sleep 2"])  # fmt: skip
+def test_a_process_that_dies_or_raves_ends_the_sweep(child, monkeypatch, tmp_path):
+    path = tmp_path / "child"
+    path.write_text(f"#!/bin/sh\n{child}\n")
+    path.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(path))
+    with pytest.raises(ConfigError, match="a process of the sweep has died"):
+        sweep(MANY, cores=2)

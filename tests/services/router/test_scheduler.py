@@ -149,3 +149,21 @@ def test_a_new_schedule_plans_from_then_on():
     scheduler.update(Schedule(policy="loongserve"))
     ((_, plan),) = started(scheduler, [Waiting(100_000)], view)
     assert [chunk.size for chunk in plan.chunks] == [16]
+
+
+def test_only_late_binding_keeps_a_size():
+    for schedule in (Schedule(priced=Pricing(replan=False)),
+                     priced(replan=False, late_binding=False)):  # fmt: skip
+        request = Waiting(60_000)
+        assert started(Scheduler(schedule, A100), [request], view_of([0.0] * 16))
+        assert request.size is None
+
+
+def test_what_could_start_but_is_not_booked_is_no_memory_of_the_order():
+    scheduler = Scheduler(priced(order="tail:0.5"), A100)
+    queue = [Waiting(60_000, arrived=40.0), Waiting(4_096, arrived=40.1)]
+    view = view_of([0.0] * 8)
+    free = dict.fromkeys(view.names, 10**9)
+    # No decode instance has room, so whoever books asks for no more.
+    next(scheduler.starts([Waiting(60_000)], view, lambda: free, 41.0))
+    assert scheduler.ordered(queue, 41.0) == queue

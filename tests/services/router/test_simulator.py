@@ -88,6 +88,12 @@ def test_what_never_fits_is_said():
         run(Schedule(), [Demand(0.0, 100_000)], Cluster(prefill_tokens=1_000))
 
 
+def test_what_never_fits_on_a_decode_instance_is_said():
+    with pytest.raises(RequestFailed, match=r"decode\.kv_tokens"):
+        run(Schedule(), [Demand(0.0, 9_000, 1_000)], Cluster(decode_tokens=9_999))
+    assert run(Schedule(), [Demand(0.0, 9_000, 1_000)], Cluster(decode_tokens=10_016))
+
+
 def test_regulation_sees_the_load():
     mapping = {"0.5": 0.0, "5": 0.7}
     schedule = Schedule(improvement_rate=0.0, improvement_rate_mapping=mapping)

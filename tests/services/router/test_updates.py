@@ -4,11 +4,13 @@ from msgspec import structs
 from common.messages import (
     Accepted,
     Ask,
+    Cancel,
     ClusterState,
     GatewayFacts,
     Heartbeat,
     InForce,
     Rejected,
+    Released,
     RunChunk,
     Scheduled,
     Update,
@@ -278,3 +280,18 @@ def test_whoever_watches_is_told_of_every_schedule_in_force():
     update(mesh, {}, 3)
     assert [one.schedule.min_chunk for one in told] == [3]
     assert ScheduleChange() == change_of({})
+
+
+def test_an_update_judges_anew_who_needs_the_slow_instances():
+    mesh = Mesh(num_prefill=4, schedule=Schedule(sp_size_candidates=(1, 2)), total=50_000)
+    mesh.router.books.speeds.slow = frozenset(["p3"])
+    find = mesh.router.books.requests.find
+    mesh.submit("first", 90_000)
+    mesh.submit("waits", 90_000)
+    assert (find("first").plan.members, find("waits").plan) == (("p0", "p1"), None)
+    update(mesh, {"sp_size_candidates": [4]})
+    mesh.give(Cancel("first", 1))
+    for name in ("p0", "p1"):
+        mesh.give(Released(name, 1, "first", 1))
+    # Four instances are needed, the slow one among them.
+    assert len(find("waits").plan.members) == 4

@@ -1,0 +1,54 @@
+import pytest
+
+from common.messages import Ready
+from common.schedule import Pricing, Schedule
+from tests.services.router.mesh import Mesh, hello
+
+
+def late(**changes):
+    return Schedule(
+        policy="cdsp-priced",
+        sp_size_candidates=(1, 2),
+        priced=Pricing(**({"order": "tail:0.33"} | changes)),
+    )
+
+
+def test_a_size_that_the_mesh_of_now_cannot_host_is_not_kept():
+    mesh = Mesh(num_prefill=0, schedule=late(replan=False))
+    mesh.give(hello("prefill-worker", "big", total=50_000))
+    mesh.give(hello("decode-worker", "e", total=50_000))
+    mesh.submit("first", 12_000)
+    mesh.submit("second", 12_000)
+    find = mesh.router.books.requests.find
+    assert find("first").plan.members == ("big",)
+    assert (find("second").plan, find("second").size) == (None, 1)
+    for name in ("p0", "p1"):
+        mesh.give(hello("prefill-worker", name))
+    mesh.router.lose("big", "no heartbeat", mesh.now)
+    mesh.router.tick(mesh.now)
+    # On one of the others there is no room for it; on both of them there is.
+    assert set(find("second").plan.members) == {"p0", "p1"}
+
+
+@pytest.fixture
+def busy():
+    """A mesh in which nobody is free, and a long queue."""
+    mesh = Mesh(num_prefill=16, schedule=late(), total=10**7)
+    for index in range(216):
+        mesh.submit(f"r{index}", 2000)
+    assert mesh.router.books.requests.num_waiting > 200
+    return mesh
+
+
+def test_while_nobody_is_free_a_message_does_not_sort_the_queue(busy, monkeypatch):
+    monkeypatch.setattr(busy.router._planning.scheduler, "ordered", None)
+    busy.give(Ready("p0", 1, 99_999, 1))
+    assert busy.router.books.requests.num_waiting > 200
+
+
+def test_what_became_impossible_while_nobody_was_free_is_rejected(busy):
+    decode = busy.router.books.placement
+    assert not busy.router._planning.stuck()
+    busy.give(hello("decode-worker", "d", incarnation=2, total=64))
+    assert decode.largest({"d"}) == 64
+    assert len(busy.router._planning.stuck()) > 200
