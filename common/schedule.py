@@ -15,7 +15,8 @@ Rate = Annotated[float, Meta(ge=0, lt=1)]
 Weight = Annotated[float, Meta(ge=0, le=1e6)]
 Load = Annotated[str, Meta(min_length=1, max_length=16, pattern=r"^[0-9]{1,6}(\.[0-9]{1,6})?\Z")]
 """Requests per second; text, since it is the key of a table."""
-Mapping = Annotated[dict[Load, Rate], Meta(max_length=64)]
+MAX_LOADS = 64
+Mapping = Annotated[dict[Load, Rate], Meta(max_length=MAX_LOADS)]
 PolicyName = Annotated[
     str,
     Meta(
@@ -27,7 +28,7 @@ Order = Annotated[
     str, Meta(pattern=r"^(arrival|(slope|tail):[0-9]{1,4}(\.[0-9]{1,6})?)\Z", max_length=32)
 ]
 Sizes = Annotated[tuple[Size, ...], Meta(min_length=1, max_length=64)]
-Period = Annotated[float, Meta(gt=0, le=86400)]
+Period = Annotated[float, Meta(ge=0.001, le=86400)]
 Length = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 
 POLICIES = "cdsp, cdsp-priced, single-chunk, loongserve, fixed-sp:N"
@@ -158,14 +159,16 @@ def change_of(tree: object) -> ScheduleChange:
     """
     key = "improvement_rate_mapping"
     mapping = tree.get(key) if isinstance(tree, dict) else None
-    for load, rate in mapping.items() if isinstance(mapping, dict) else ():
+    # A longer one is refused for its length.
+    entries = list(mapping.items())[: MAX_LOADS + 1] if isinstance(mapping, dict) else []
+    for load, rate in entries if len(entries) <= MAX_LOADS else ():
         # msgspec does not tell which entry it is.
         try:
             convert({load: rate}, dict[Load, Rate], strict=True)
         except ValidationError as error:
             what, _, place = str(error).partition(" - at ")
             what = NO_LOAD if place.startswith("`key`") else what
-            raise ValidationError(f"{what} - at `$.{key}.{load}`") from None
+            raise ValidationError(f"{what} - at `$.{key}.{load[:64]}`") from None
     return convert(tree, ScheduleChange, strict=True)
 
 

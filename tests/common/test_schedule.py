@@ -115,3 +115,16 @@ def test_names_carry_their_numbers():
     assert (Pricing(order="slope:3").slope, Pricing(order="slope:3").share) == (3.0, None)
     assert (Pricing(order="tail:0.5").slope, Pricing(order="tail:0.5").share) == (None, 0.5)
     assert Pricing(order="arrival").slope is None
+
+
+@pytest.mark.parametrize("period", [5e-324, 1e-300, 0.0009])
+def test_a_period_that_cannot_be_counted_in_is_refused(period):
+    with pytest.raises(msgspec.ValidationError, match="improvement_rate_update_period"):
+        change_of({"improvement_rate_update_period": period})
+
+
+def test_huge_mappings_and_loads_are_refused_without_repeating_them():
+    for mapping in ({str(load): 0.1 for load in range(100_000)}, {"9" * 100_000: 0.1}):
+        with pytest.raises(msgspec.ValidationError) as refused:
+            change_of({"improvement_rate_mapping": mapping})
+        assert len(str(refused.value)) < 200
