@@ -43,15 +43,15 @@ NO_LOAD = "Expected requests per second, such as 0.5"
 class Pricing(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What `cdsp-priced` alone goes by."""
 
-    base: Weight = 2.0
+    base: Weight = 3.0
     """Price of all instances for a second while nobody waits, in seconds of TTFT."""
     per_waiting: Weight = 8.0
-    """What every waiting request adds to it."""
+    """What every other waiting request adds to it."""
     late_binding: bool = True
     """Whether requests wait in the router's queue until their first chunk can start."""
     replan: bool = True
     """Whether a waiting request's group may still change in size; its members always may."""
-    order: Order = "tail:0.33"
+    order: Order = "tail:0.35"
     """`arrival`, `slope:K` or `tail:X`, see `services/router/order`."""
 
     @property

@@ -92,10 +92,10 @@ LOOKS = {
     "loongserve": Look("LoongServe", "#D55E00", "v"),
     "fixed-sp:8": Look("Fixed SP 8", "#E69F00", "s"),
     "fixed-sp:16": Look("Fixed SP 16", "#777777", "X"),
+    "fixed-sp:4": Look("Fixed SP 4", "#56B4E9", "P"),
+    "fixed-sp:2": Look("Fixed SP 2", "#882255", "h"),
 }
 _SPARE = (
-    ("#56B4E9", "P"),
-    ("#882255", "h"),
     ("#999933", "<"),
     ("#AA99DD", ">"),
     ("#000000", "p"),

@@ -90,7 +90,7 @@ class Scheduler:
                 return
             if late and request.size is not None and _is_busy(view):
                 continue
-            policy = self.policy(len(queue), view, now)
+            policy = self.policy(len(queue) - 1, view, now)
             plan = self._plan(request, view, free(), policy)
             if plan is None:
                 return
@@ -121,7 +121,7 @@ class Scheduler:
         return Policy(self._sizes, 0.0, self.schedule.min_chunk, self._name)
 
     def policy(self, num_waiting: int, view: PoolView, now: float) -> Policy:
-        """By what a request is planned now, with so many in the queue."""
+        """By what a request is planned now, with so many others in the queue."""
         rate, price = self.regulation.rate(now), self._price(num_waiting, view)
         return Policy(self._sizes, rate, self.schedule.min_chunk, self._name, price)
 

@@ -31,7 +31,7 @@ SHARES = (0.75, 0.825, 0.9)
 FIRST_SEED = 100
 """The default was chosen on other seeds."""
 VARIANTS: dict[str, Callable[[str], Schedule]] = {
-    "default (late binding, `tail:0.33`)": lambda w: schedule("cdsp-priced", w),
+    "default (late binding, `tail:0.35`)": lambda w: schedule("cdsp-priced", w),
     "order of arrival": lambda w: schedule("cdsp-priced", w, order="arrival"),
     "order `slope:3`": lambda w: schedule("cdsp-priced", w, order="slope:3"),
     "order `tail:0.45`": lambda w: schedule("cdsp-priced", w, order="tail:0.45"),

@@ -6,6 +6,7 @@ import numpy as np
 
 from tests.paper.lab import (
     BASELINES,
+    KEYS,
     P50,
     POLICIES,
     WORKLOADS,
@@ -48,17 +49,23 @@ class Grid:
 
 
 def measure(scale: Scale) -> Grid:
-    schedules = [lambda workload, policy=policy: schedule(policy, workload) for policy in POLICIES]
-    return Grid(
-        scale,
-        {
-            workload: table_of(
-                f"TTFT over the rate, {workload}",
-                scale,
-                [(workload, rate) for rate in scale.rates(workload)],
-                schedules,
-                scale.all_seeds,
-            )
-            for workload in WORKLOADS
-        },
-    )
+    return Grid(scale, {workload: _climb(scale, workload) for workload in WORKLOADS})
+
+
+def _climb(scale: Scale, workload: str) -> np.ndarray:
+    """Rate by rate; a policy that is far beyond its capacity goes no further (NaN)."""
+    found = np.full((len(scale.rates(workload)), len(POLICIES), scale.seeds, len(KEYS)), np.nan)
+    left, light = list(POLICIES), 0.0
+    for index, rate in enumerate(scale.rates(workload)):
+        schedules = [lambda w, policy=policy: schedule(policy, w) for policy in left]
+        rows = [POLICIES.index(policy) for policy in left]
+        title = f"{workload}, {rate:g} requests/s, {len(left)} policies"
+        found[index, rows] = table_of(title, scale, [(workload, rate)], schedules, scale.all_seeds)[
+            0
+        ]
+        light = light or float(found[0, POLICIES.index("cdsp"), :, P50].mean())
+        least = found[index, ..., P50].min(axis=1)
+        left = [one for one in left if least[POLICIES.index(one)] <= LIMITS[0] * light]
+        if not left:
+            break
+    return found
