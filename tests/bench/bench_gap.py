@@ -4,11 +4,11 @@ One instance computes a chunk that lasts half of T_2(N) when a prompt of N token
 planner decides, and has to cut it into a chunk on the free instance and the rest on both; (B) wait
 for both; (C) take the free one alone, the last two as forced plans. The three take turns. Before
 that, a few chunks are timed, and the mesh plans with the latency model that is fitted to them.
-Other processes spoil such figures, so every trial says how many cores they used, and one in which
-that was too much is taken again. Run: python -m tests.bench.bench_gap
+Other processes spoil such figures: it waits for a quiet machine and repeats what was disturbed.
+Run: python -m tests.bench.bench_gap
 
 Returns 1 when A takes more than LIMIT times the better one of B and C, and 2 when the machine was
-never quiet enough to tell.
+not quiet long enough.
 """
 
 import argparse
@@ -21,12 +21,13 @@ import urllib.request
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from common.latency import LatencyModel, Sample
 from tests.bench.bench_prefill import real_ids
-from tests.bench.machine import Watch
+from tests.bench.machine import Noise, Quiet
 from tests.bench.measure_latency import measure_chunk
 from tests.processes.real_mesh import RealMesh, running_mesh
 from tests.processes.timeline import Span, draw, spans
@@ -91,30 +92,35 @@ class Trial:
     """From the start of the busy chunk to the arrival of the prompt."""
     busy: float
     """What the busy chunk took."""
-    others: float
-    """Cores that other processes used meanwhile."""
     spans: list[Span]
 
 
-def calibrated(ids: list[int], tokens: int, rounds: int) -> LatencyModel:
-    """The latency model of one and of two instances, on an idle mesh of this machine."""
-    began, samples = time.monotonic(), list[Sample]()
+def calibrated(ids: list[int], tokens: int, rounds: int, quiet: Quiet) -> LatencyModel:
+    """The latency model of one and of two instances of an idle mesh on this machine."""
+    began, samples, loads = time.monotonic(), list[Sample](), list[float]()
     with running_mesh("--prefill", "2") as mesh:
         mesh.complete(request(ids[:256]), {"x-tetris-plan": "2"})
         mesh.wait_for("chunk_done", 2)
-        watch = Watch((mesh.process.pid, *mesh.pids().values()))
+        pids = processes(mesh)
         for _ in range(rounds):
             for size, history, length in WANTED:
-                one = measure_chunk(mesh, ids, size, int(history * tokens), int(length * tokens))
-                samples.append(one)
-        others = watch.others()
+                chunk = size, int(history * tokens), int(length * tokens)
+                sample, others = quiet.take(pids, partial(measure_chunk, mesh, ids, *chunk))
+                samples.append(sample)
+                loads.append(others)
     model = LatencyModel.fit(samples)
     errors = [abs(model.error(sample)) for sample in samples]
     say(
         f"latency model: {len(samples)} chunks in {time.monotonic() - began:.0f} s, mean error"
-        f" {statistics.mean(errors):.1%}, worst {max(errors):.1%}; others {others:.2f} cores"
+        f" {statistics.mean(errors):.1%}, worst {max(errors):.1%}; others at most"
+        f" {max(loads):.2f} cores"
     )
     return model
+
+
+def processes(mesh: RealMesh) -> tuple[int, ...]:
+    """All of a mesh."""
+    return mesh.process.pid, *mesh.pids().values()
 
 
 def request(ids: Sequence[int]) -> dict[str, object]:
@@ -149,7 +155,6 @@ def first_token(mesh: RealMesh, ids: Sequence[int], plan: str | None) -> tuple[s
 
 def attempt(mesh: RealMesh, load: Load, case: Case) -> Trial:
     """Keep one instance busy, have the long prompt come, and see both to their ends."""
-    watch = Watch((mesh.process.pid, *mesh.pids().values()))
     seen, done = len(mesh.events("failpoint", point=STARTED)), len(spans(mesh))
     with ThreadPoolExecutor(1) as pool:
         other = pool.submit(mesh.complete, request(load.busy), {"x-tetris-plan": "1"})
@@ -157,12 +162,11 @@ def attempt(mesh: RealMesh, load: Load, case: Case) -> Trial:
         name, sent, came = first_token(mesh, load.prompt, case.plan)
         if "choices" not in other.result():
             raise SystemExit(f"the mesh refused: {other.result()}")
-    others = watch.others()
     planned = mesh.wait_for("planned", request=name)[0]
     sizes = [int(part.partition(":")[0]) for part in planned["chunks"].split(" → ")]
+    mesh.wait_for("chunk_done", done + 1 + sum(sizes))
     if case.plan is None and sizes != [1, 2]:
         raise SystemExit(f"the planner was to cut 1 → 2, and has planned {planned['chunks']}")
-    mesh.wait_for("chunk_done", done + 1 + sum(sizes))
     drawn = spans(mesh)[done:]
     first = next(span for span in drawn if span.request != name)
     return Trial(
@@ -171,35 +175,23 @@ def attempt(mesh: RealMesh, load: Load, case: Case) -> Trial:
         plan=planned["chunks"],
         lead=sent - first.start,
         busy=first.end - first.start,
-        others=others,
         spans=drawn,
     )
 
 
-def compare(mesh: RealMesh, load: Load, repeats: int, noise: float) -> dict[str, list[Trial]]:
-    """So many undisturbed trials of each case, in turns."""
+def compare(mesh: RealMesh, load: Load, repeats: int, quiet: Quiet) -> dict[str, list[Trial]]:
+    """So many trials of each case, in turns."""
     trials: dict[str, list[Trial]] = {case.letter: [] for case in CASES}
-    most = 3 * repeats * len(CASES)
-    while any(len(taken) < repeats for taken in trials.values()):
+    pids = processes(mesh)
+    for number in range(repeats):
         for case in CASES:
-            taken = trials[case.letter]
-            if len(taken) == repeats:
-                continue
-            one = attempt(mesh, load, case)
-            is_quiet = one.others <= noise
-            if is_quiet:
-                taken.append(one)
+            one, others = quiet.take(pids, partial(attempt, mesh, load, case))
+            trials[case.letter].append(one)
             say(
-                f"{len(taken)}/{repeats} {case.letter} {case.words:<13}  TTFT {one.ttft:6.2f} s,"
-                f" predicted {one.predicted:6.2f}  busy {one.busy:5.2f} s since"
-                f" {1000 * one.lead:3.0f} ms  others {one.others:.2f} cores  {one.plan}"
-                f"{'' if is_quiet else '  DISTURBED'}"
+                f"{number + 1}/{repeats} {case.letter} {case.words:<13}  TTFT {one.ttft:6.2f} s,"
+                f" predicted {one.predicted:6.2f}  busy {one.busy:5.2f} s, since"
+                f" {1000 * one.lead:.0f} ms  others {others:.2f} cores  {one.plan}"
             )
-            most -= 1
-            if not most:
-                say("other processes use the machine: nothing can be said of the gap")
-                raise SystemExit(2)
-            time.sleep(1)
     return trials
 
 
@@ -239,28 +231,28 @@ def main() -> int:
     parser.add_argument("--latency", type=Path, help="a latency model instead of a calibration")
     parser.add_argument("--keep", type=Path, help="where to write the latency model")
     parser.add_argument("--noise", type=float, default=0.1, help="cores that others may use")
+    parser.add_argument("--patience", type=float, default=1800.0, help="seconds to wait for that")
     options = parser.parse_args()
-    ids = real_ids()
-    known = options.latency
+    quiet = Quiet(Noise(options.noise, options.patience))
+    ids, tokens = real_ids(), options.tokens
     with tempfile.TemporaryDirectory(prefix="tetris-gap-") as directory:
-        model = (
-            LatencyModel.load(str(known))
-            if known
-            else calibrated(ids, options.tokens, options.rounds)
-        )
+        if options.latency:
+            model = LatencyModel.load(str(options.latency))
+        else:
+            model = calibrated(ids, tokens, options.rounds, quiet)
         path, preset = options.keep or Path(directory, "latency.toml"), Path(directory, "mesh.toml")
         model.dump(path)
         preset.write_text(PRESET.format(latency=path.absolute()))
-        half = model.predict(2, 0, options.tokens) / 2
+        half = model.predict(2, 0, tokens) / 2
         busy = model.solve(1, 0, half)
         say(f"the busy instance: {busy} tokens, {half:.2f} s")
-        load = Load(ids[: options.tokens], ids[options.tokens : options.tokens + busy])
         with running_mesh("--prefill", "2", preset=preset) as mesh:
             for name in ("prefill-worker-0", "prefill-worker-1"):
                 mesh.arm(name, f"{STARTED}=sleep(0)")  # which is logged, and all that it does
             mesh.complete(request(ids[:256]), {"x-tetris-plan": "2"})
             mesh.wait_for("chunk_done", 2)
-            trials = compare(mesh, load, options.repeats, options.noise)
+            load = Load(ids[:tokens], ids[tokens : tokens + busy])
+            trials = compare(mesh, load, options.repeats, quiet)
     ratio = report(trials)
     is_met = ratio <= LIMIT
     verdict = "at most" if is_met else "ABOVE THE LIMIT of"
