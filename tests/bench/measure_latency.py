@@ -23,23 +23,28 @@ LARGEST = 16
 
 def measure(mesh: RealMesh, ids: list[int], size: int) -> list[Sample]:
     """One chunk of every length behind every history, all on groups of `size`."""
-    samples = []
-    for history in HISTORIES:
-        for length in LENGTHS:
-            plan = f"{size}:{history},{size}" if history else f"{size}"
-            seen = len(mesh.events("chunk_done"))
-            prompt = ids[: history + length]
-            body = {"model": "smollm2", "prompt": prompt, "max_tokens": 1, "temperature": 0}
-            answer = mesh.complete(body, {"x-tetris-plan": plan})
-            if "choices" not in answer:
-                raise SystemExit(f"the mesh refused: {answer}")
-            mesh.wait_for("chunk_done", seen + size * (2 if history else 1))
-            done = [e for e in mesh.events("chunk_done")[seen:] if e["history"] == history]
-            seconds = max(e["ended"] for e in done) - min(e["started"] for e in done)
-            samples.append(Sample(size, history, length, seconds))
-            sys.stdout.write(f"size {size}  C {history:>5}  L {length:>5}  {seconds:7.3f} s\n")
-            sys.stdout.flush()
-    return samples
+    return [
+        measure_chunk(mesh, ids, size, history, length)
+        for history in HISTORIES
+        for length in LENGTHS
+    ]
+
+
+def measure_chunk(mesh: RealMesh, ids: list[int], size: int, history: int, length: int) -> Sample:
+    """One chunk on a group of `size` that has computed its history just before."""
+    plan = f"{size}:{history},{size}" if history else f"{size}"
+    seen = len(mesh.events("chunk_done"))
+    prompt = ids[: history + length]
+    body = {"model": "smollm2", "prompt": prompt, "max_tokens": 1, "temperature": 0}
+    answer = mesh.complete(body, {"x-tetris-plan": plan})
+    if "choices" not in answer:
+        raise SystemExit(f"the mesh refused: {answer}")
+    mesh.wait_for("chunk_done", seen + size * (2 if history else 1))
+    done = [e for e in mesh.events("chunk_done")[seen:] if e["history"] == history]
+    seconds = max(e["ended"] for e in done) - min(e["started"] for e in done)
+    sys.stdout.write(f"size {size}  C {history:>5}  L {length:>5}  {seconds:7.3f} s\n")
+    sys.stdout.flush()
+    return Sample(size, history, length, seconds)
 
 
 def extended(model: LatencyModel) -> LatencyModel:
