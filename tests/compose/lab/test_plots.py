@@ -102,7 +102,7 @@ def test_a_policy_without_a_look_gets_a_spare_one_and_its_own_name(tmp_path: Pat
 
 def test_more_policies_than_can_be_told_apart_are_refused(tmp_path: Path) -> None:
     series = [Series(f"rate 0.{it}", RATES, RATES) for it in range(9)]
-    with pytest.raises(ValueError, match="no more than 6 policies beside cdsp,"):
+    with pytest.raises(ValueError, match="no more than 4 policies beside cdsp,"):
         draw_lines(tmp_path / "plot.svg", [Panel("", "", "", series)])
 
 
