@@ -13,7 +13,7 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 # The planner's compiled search: an edited one is built anew.
 CORE := $(wildcard services/router/_*.[ch])
 
-.PHONY: serve test test-faults soak check paper rates bench bench-planner test-wheel venv clean
+.PHONY: serve test test-faults soak check paper rates bench bench-planner bench-gap test-wheel venv clean
 
 ## serve: the whole mesh on this machine, at http://127.0.0.1:8000
 serve: $(STAMP)
@@ -52,6 +52,10 @@ bench: $(STAMP)
 ## bench-planner: time of one plan, compiled and in Python, beside the paper's planner
 bench-planner: $(STAMP)
 	@$(BIN)/python -m tests.bench.bench_planner
+
+## bench-gap: on a real mesh, a long prompt beside a busy instance; about 12 minutes, all cores
+bench-gap: $(STAMP)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.bench_gap $(ARGS)
 
 ## paper: the paper's evaluation in simulation, into docs/paper.md
 paper: $(STAMP)
