@@ -65,6 +65,12 @@ def measure(grid: Grid, scale: Scale) -> list[Row]:
         schedules = [lambda w: schedule("cdsp", w), *variants.values()]
         found = table_of(f"priced, {condition}", scale, points, schedules, seeds, **changes)
         rows += _ratios(condition, list(variants), found)
+        if not changes:
+            rows += [
+                (f"as planned, at {share:.1%} of capacity", next(iter(VARIANTS)), one)
+                for index, share in enumerate(SHARES)
+                for _, _, one in _ratios("", ["default"], found[index :: len(SHARES), :2])
+            ]
     return rows + _mooncake(scale)
 
 

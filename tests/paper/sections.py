@@ -169,6 +169,12 @@ def regulation(grid: Grid) -> str:
     )
 
 
+def _against(other: np.ndarray, ours: np.ndarray) -> str:
+    """A ratio with its spread; a dash where a policy is far beyond its capacity."""
+    ratios = other / ours
+    return "beyond its capacity" if np.isnan(ratios).any() else spread(ratios)
+
+
 def chunking(grid: Grid) -> str:
     rows = []
     for workload in WORKLOADS:
@@ -180,7 +186,7 @@ def chunking(grid: Grid) -> str:
             row = [f"{workload}, {rates[index]:g}/s"]
             for policy in ("single-chunk", "loongserve"):
                 other = grid.of(workload, policy)[index]
-                row += [spread(other[:, key] / cdsp[:, key]) for key in (P50, P99)]
+                row += [_against(other[:, key], cdsp[:, key]) for key in (P50, P99)]
             rows.append(row)
     head = ["TTFT against CDSP", "single-chunk, regulated: P50", "P99", "unregulated: P50", "P99"]
     return (
