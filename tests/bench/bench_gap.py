@@ -49,6 +49,8 @@ allow_forced_plans = true
 
 [router]
 latency = "{latency}"
+calibrate_seconds = 0.0
+learn = false
 
 [schedule]
 policy = "cdsp"
