@@ -37,7 +37,7 @@ def add_plan(parser: argparse.ArgumentParser) -> None:
     add("--sizes", type=_sizes, metavar="1,2,4", help="SP candidates")
     add("--min-chunk", type=_tokens, metavar="N", help="tokens of the shortest first chunk")
     add("--waiting", default=0, type=_number, metavar="W",
-        help="requests in the queue, which raise the price under cdsp-priced")  # fmt: skip
+        help="other requests in the queue, which raise the price under cdsp-priced")  # fmt: skip
     add("--nodes", type=_count, metavar="K", help="machines with prefill instances")
     add("--instances-per-node", type=_count, metavar="M", help="prefill instances on each of them")
     add("--json", action="store_true", help="for programs")

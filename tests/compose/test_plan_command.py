@@ -118,9 +118,9 @@ def test_those_who_wait_raise_the_price(capsys: pytest.CaptureFixture[str]) -> N
     argv = ["--preset", FIT, "--length", "60000", "--policy", "cdsp-priced"]
     alone = answer(capsys, *argv)
     crowded = answer(capsys, *argv, "--waiting", "50")
-    # Two for the cluster and eight for each who waits, over its instances.
-    assert alone["policy"]["price"] == 2.0 / 16
-    assert crowded["policy"]["price"] == (2.0 + 8.0 * 50) / 16
+    # Three for the cluster and eight for each who waits, over its instances.
+    assert alone["policy"]["price"] == 3.0 / 16
+    assert crowded["policy"]["price"] == (3.0 + 8.0 * 50) / 16
     assert len(crowded["chunks"][-1]["group"]) < len(alone["chunks"][-1]["group"])
 
 

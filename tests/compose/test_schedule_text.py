@@ -23,7 +23,7 @@ def test_a_schedule_is_one_line_for_each_key():
         "improvement_rate_mapping.2=0.75",
         "improvement_rate_update_period=30.0",
         "min_chunk=128",
-        "priced.base=2.0",
+        "priced.base=3.0",
         "priced.per_waiting=8.0",
         "priced.late_binding=true",
         "priced.replan=false",
