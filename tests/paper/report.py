@@ -15,7 +15,8 @@ from tests.paper.lab import Scale
 HEAD = """# The paper's evaluation, reproduced in simulation
 
 Written by `make paper`, which measures every figure but those marked as the paper's and those of
-what was tried and left out (runs during development). The cluster is the paper's for LLaMA3-8B: 16 prefill instances on two nodes, with the
+what was tried and left out (runs during development).
+The cluster is the paper's for LLaMA3-8B: 16 prefill instances on two nodes, with the
 latency model fitted to its Table I; chunks take exactly as long as predicted unless said otherwise,
 KV memory, transfer and decode are not limits. The workloads are truncated log-normals with the
 paper's minimum, mean and maximum (its traces are private), arrivals are Poisson. What these
