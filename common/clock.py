@@ -11,6 +11,9 @@ class Clock(Protocol):
     def now(self) -> float:
         """Seconds since an arbitrary moment; never goes back."""
 
+    def wall(self) -> float:
+        """Seconds since 1970, to compare moments of several machines."""
+
     async def sleep(self, seconds: float) -> None:
         """Let other tasks run for so long."""
 
@@ -22,6 +25,10 @@ class MonotonicClock:
         """Seconds of `time.monotonic`."""
         return time.monotonic()
 
+    def wall(self) -> float:
+        """Seconds of `time.time`."""
+        return time.time()  # noqa: TID251  # moments of several machines
+
     async def sleep(self, seconds: float) -> None:
         """`asyncio.sleep`."""
         await asyncio.sleep(seconds)
@@ -32,6 +39,10 @@ class LoopClock:
 
     def now(self) -> float:
         """Seconds of the running loop."""
+        return asyncio.get_running_loop().time()
+
+    def wall(self) -> float:
+        """The same: all machines of a simulation are as old as its loop."""
         return asyncio.get_running_loop().time()
 
     async def sleep(self, seconds: float) -> None:

@@ -10,9 +10,10 @@ from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta, Struct
 
+from common.events import Happening, Wall
 from common.schedule import Rate, Schedule, ScheduleChange, Size
 
-PROTOCOL = 3
+PROTOCOL = 4
 """Version of this file; members that differ are refused when they join."""
 
 Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -101,8 +102,21 @@ class Chunk(Part, frozen=True):
     size: Size
 
 
+MAX_BIASES = 300
+"""Entries of a `logit_bias`."""
+MAX_PAST = 786_432
+"""Bytes of the ids that penalties look back at, which travel in a header; four an id."""
+
+
+class Bias(Part, frozen=True):
+    """What is added to the logit of one id."""
+
+    id: TokenId
+    value: Annotated[float, Meta(ge=-100, le=100)]
+
+
 class Sampling(Part, frozen=True):
-    """How tokens are drawn; together with (choice, position, logits) it fixes every token."""
+    """How tokens are drawn; with (choice, position, ids so far, logits) it fixes every token."""
 
     temperature: Annotated[float, Meta(ge=0, le=100)] = 1.0
     top_p: Annotated[float, Meta(gt=0, le=1)] = 1.0
@@ -112,6 +126,17 @@ class Sampling(Part, frozen=True):
     choice: Annotated[int, Meta(ge=0, le=1024)] = 0
     logprobs: Annotated[int, Meta(ge=-1, le=20)] = -1
     """Top alternatives reported with each token; -1 reports nothing."""
+    presence_penalty: Annotated[float, Meta(ge=-2, le=2)] = 0.0
+    frequency_penalty: Annotated[float, Meta(ge=-2, le=2)] = 0.0
+    repetition_penalty: Annotated[float, Meta(gt=0, le=100)] = 1.0
+    """Looks at the prompt, too; the other two at emitted tokens only."""
+    biases: Annotated[tuple[Bias, ...], Meta(max_length=MAX_BIASES)] = ()
+
+    @property
+    def looks_back(self) -> bool:
+        """Whether a token depends on the ids before it other than through the logits."""
+        penalties = (self.presence_penalty, self.frequency_penalty, self.repetition_penalty)
+        return penalties != (0.0, 0.0, 1.0)
 
 
 class Ending(Part, frozen=True):
@@ -213,6 +238,8 @@ class BrokerFacts(Part, frozen=True, tag_field="type", tag=True):
     lent: Count
     waiting: Count
     held: Holdings = ()
+    oldest: Seconds = 0.0
+    """Age of the oldest handshake that waits for a backend."""
 
     @property
     def idle(self) -> bool:
@@ -371,6 +398,10 @@ class Submit(Message, frozen=True):
     forced_plan: Annotated[str, Meta(max_length=256)] | None = None
     evicted: bool = False
     """Whether decode once evicted it: now it reserves all that it may still need."""
+    prompt_logprobs: Annotated[int, Meta(ge=-1, le=20)] = -1
+    """Top alternatives reported with each prompt token; -1 reports nothing."""
+    patience: Seconds | None = None
+    """Seconds until its client gives up: no use in a first token that is predicted for later."""
 
 
 class Accepted(Message, frozen=True):
@@ -379,7 +410,7 @@ class Accepted(Message, frozen=True):
     request: RequestId
     attempt: Attempt
     predicted_ttft: Seconds | None = None
-    """Seconds; None while the request waits in the queue."""
+    """Seconds from now; None where it cannot be known."""
 
 
 class Rejected(Message, frozen=True):
@@ -455,6 +486,14 @@ class RunChunk(Message, frozen=True):
     sampling: Sampling
     ending: Ending
     predicted: Seconds
+    past: Annotated[bytes, Meta(max_length=MAX_PAST)] = b""
+    """Prompt and emitted ids as int32, in the last chunk where `sampling.looks_back`."""
+    prompt_logprobs: Annotated[int, Meta(ge=-1, le=20)] = -1
+    """As in Submit; the look-ahead id is the token that follows the chunk."""
+    received: Wall = 0.0
+    """When the router got the request."""
+    planned: Wall = 0.0
+    """When it began to plan it, for the time that led to this plan."""
 
 
 class Skip(Message, frozen=True):
@@ -562,11 +601,77 @@ class Release(Message, frozen=True):
 # Decode
 
 
+class ChunkTimes(Part, frozen=True):
+    """One chunk as the owner of the last prompt token saw it; wall clock."""
+
+    arrived: Wall
+    """Its RunChunk has come."""
+    begun: Wall
+    """This member has come to it."""
+    gathered: Wall
+    """All members have come to it."""
+    ended: Wall
+    balance: Seconds
+    """The part between `gathered` and `ended` in which it waited for history of others."""
+
+
+class Times(Part, frozen=True):
+    """The way of a request to its first token, for who measures it; wall clock."""
+
+    received: Wall
+    """The router got it."""
+    planned: Wall
+    """The router began to plan it."""
+    chunks: Annotated[tuple[ChunkTimes, ...], Meta(max_length=64)]
+    sampled: Wall
+
+
 class FirstToken(Message, frozen=True):
     """Token 0, straight from the owner of the last prompt token."""
 
     token: Token
     decode: Peer
+    times: Times | None = None
+
+
+class Score(Part, frozen=True):
+    """Log-probability of one prompt token given those before it, with the likeliest ones."""
+
+    logprob: Logprob
+    top: Annotated[tuple[Alternative, ...], Meta(max_length=20)] = ()
+
+
+class PromptScores(Message, frozen=True):
+    """Scores of consecutive prompt positions, from the member that has their logits.
+
+    Repeated until the gateway answers with `Scored`.
+    """
+
+    request: RequestId
+    attempt: Attempt
+    start: Annotated[int, Meta(ge=1, le=2**31 - 1)]
+    """Position of the first scored token; the token at position 0 has no score."""
+    scores: Annotated[tuple[Score, ...], Meta(min_length=1, max_length=1024)]
+    sender: Endpoint
+
+
+class Scored(Message, frozen=True):
+    """A gateway has scores from this position on, or does not want them any more."""
+
+    request: RequestId
+    attempt: Attempt
+    start: Count
+
+
+class Joining(Part, frozen=True):
+    """How a request came into the batch; wall clock."""
+
+    request: RequestId
+    attempt: Attempt
+    committed: Wall
+    """All its KV had come."""
+    begun: Wall
+    """Its first step began."""
 
 
 class TokenBatch(Message, frozen=True):
@@ -574,6 +679,8 @@ class TokenBatch(Message, frozen=True):
 
     decode: Peer
     tokens: Annotated[tuple[Token, ...], Meta(min_length=1, max_length=4096)]
+    joined: Annotated[tuple[Joining, ...], Meta(max_length=4096)] = ()
+    """Of requests whose first step this is."""
 
 
 class Resend(Message, frozen=True):
@@ -652,12 +759,31 @@ class LedgerEntry(Part, frozen=True):
     """Whether the router knows of a client that waits for it."""
 
 
+class Events(Message, frozen=True):
+    """What has happened since the last of these, to every gateway; never repeated."""
+
+    epoch: Number
+    first: Number
+    """Number of the first event, counted from 0 in each epoch: a gap means that some got lost."""
+    events: Annotated[tuple[Happening, ...], Meta(min_length=1, max_length=1024)]
+
+
 class Ask(Message, frozen=True):
-    """A question to the router about the mesh."""
+    """A question to the router about the mesh, or why a request has got its plan."""
 
     query: Query
     reply: Endpoint
-    what: Literal["status", "ledger", "schedule"]
+    what: Literal["status", "ledger", "schedule", "plan"]
+    request: RequestId | None = None
+    """Whose plan."""
+
+
+class Explained(Message, frozen=True):
+    """The answer: what the newest plan of a request was chosen from."""
+
+    query: Query
+    explanation: Annotated[bytes, Meta(max_length=524288)]
+    """JSON, made for people; empty when the router does not remember the request."""
 
 
 class Status(Message, frozen=True):
@@ -744,10 +870,14 @@ ControlMessage = (
     | Release
     | FirstToken
     | TokenBatch
+    | PromptScores
+    | Scored
     | Resend
     | Admitted
     | DecodeStats
+    | Events
     | Ask
+    | Explained
     | Status
     | Ledger
     | Drain
@@ -823,6 +953,8 @@ class DecodeJob(Part, frozen=True):
     first: Token
     sampling: Sampling
     ending: Ending
+    past: Annotated[bytes, Meta(max_length=MAX_PAST)] = b""
+    """Prompt and emitted ids as int32, `first` not among them, where `sampling.looks_back`."""
 
 
 class KvLayer(Message, frozen=True):

@@ -26,3 +26,13 @@ def test_monotonic_clock_follows_the_machine():
     before, after = asyncio.run(main(MonotonicClock()))
     assert real <= before
     assert before + 0.009 <= after <= time.monotonic()
+
+
+def test_wall_clocks_tell_the_date_or_the_virtual_time():
+    async def virtual() -> tuple[float, float]:
+        return LoopClock().wall(), LoopClock().now()
+
+    wall, now = run(virtual())
+    assert wall == now
+    before = time.time()  # noqa: TID251
+    assert before <= MonotonicClock().wall() <= time.time()  # noqa: TID251

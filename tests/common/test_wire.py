@@ -58,6 +58,8 @@ def scalars_of(info: inspect.Type) -> st.SearchStrategy:
         case inspect.FloatType(gt=above, ge=low, lt=below, le=high):
             lowest, highest = above if low is None else low, below if high is None else high
             return st.floats(lowest, highest, exclude_min=low is None, exclude_max=high is None)
+        case inspect.BytesType(min_length=low, max_length=high):
+            return st.binary(min_size=low or 0, max_size=min(high, 40))
         case inspect.StrType(pattern=None, min_length=low, max_length=high):
             return st.text(
                 st.characters(exclude_categories=["Cs"]), min_size=low or 0, max_size=min(high, 40)
