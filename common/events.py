@@ -1,4 +1,4 @@
-"""What happens to requests and members, as the router tells it to gateways: for eyes, not for truth.
+"""What happens to requests and members, as the router tells gateways: for eyes, not for truth.
 
 Nothing depends on these: one that gets lost leaves a hole in a picture, and is counted. Times are
 wall-clock seconds of the router; machines of one mesh keep theirs within milliseconds (NTP).
