@@ -3,6 +3,7 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
+CLIENTS := .venv-clients
 STAMP := $(VENV)/.stamp
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
@@ -13,7 +14,7 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 # The planner's compiled search: an edited one is built anew.
 CORE := $(wildcard services/router/_*.[ch])
 
-.PHONY: serve test test-faults soak check paper rates bench bench-planner bench-gap test-wheel venv clean
+.PHONY: serve test test-clients test-faults soak check paper rates bench bench-planner bench-gap test-wheel venv clean
 
 ## serve: the whole mesh on this machine, at http://127.0.0.1:8000
 serve: $(STAMP)
@@ -27,6 +28,17 @@ test: $(STAMP)
 test-faults: $(STAMP)
 	@$(BIN)/python -m tests.faults.suite --rows "$(ROWS)" --repeats $(or $(REPEATS),1) \
 	  --seed $(or $(SEED),1)
+
+## test-clients: openai, langchain, litellm and lm-eval against a mesh, in their own environment
+test-clients: $(STAMP) $(CLIENTS)/.stamp
+	@$(BIN)/python -m tests.clients.suite --python $(CLIENTS)/bin/python $(ARGS)
+
+$(CLIENTS)/.stamp: tests/clients/requirements.txt constraints.txt
+	@echo "clients people use, in $(CLIENTS)"
+	@$(PYTHON) -m venv $(CLIENTS)
+	@$(CLIENTS)/bin/python -m pip --disable-pip-version-check install -qq "$(TORCH)"
+	@$(CLIENTS)/bin/python -m pip --disable-pip-version-check install -qq -r $<
+	@touch $@
 
 ## soak: load and random faults for MINUTES=20 at LOAD=0.6 of the measured capacity
 soak: $(STAMP)
@@ -74,7 +86,7 @@ test-wheel: $(STAMP)
 venv: $(STAMP)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info services/router/_search.*.so
+	rm -rf $(VENV) $(CLIENTS) build dist *.egg-info services/router/_search.*.so
 
 $(STAMP): pyproject.toml constraints.txt $(CORE)
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is missing: make PYTHON=..." >&2; exit 1; }
