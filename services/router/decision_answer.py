@@ -18,6 +18,8 @@ from services.router.wall import Wall
 
 MAX_BYTES: Final = 524_288
 """Of `common.messages.Explained`."""
+MOST_STEPS: Final = 20_000
+"""Of the search that is told: half a second or so, in which the router does nothing else."""
 MAX_PROBLEM = 1000
 """Characters."""
 
@@ -121,7 +123,7 @@ def _answer(decision: Decision, wall: Wall) -> DecisionAnswer:
 
 def _told(decision: Decision) -> tuple[Explanation, str | None]:
     try:
-        return explain(decision.plan, decision.model), None
+        return explain(decision.plan, decision.model, MOST_STEPS), None
     except (ValueError, RequestFailed) as error:
         return Explanation(decision.plan, (), ()), str(error)[:MAX_PROBLEM]
 
