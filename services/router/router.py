@@ -194,17 +194,20 @@ class Router:
         return True
 
     def _submit(self, submit: Submit, ids: bytes, now: float) -> bool:
+        owner = Owner(submit.request, submit.attempt)
+        is_new = self.books.requests.get(owner) is None
         if not self._attempts.submit(submit, ids, now):
             return False
-        request = self.books.requests.get(Owner(submit.request, submit.attempt))
+        request = self.books.requests.get(owner)
         if request is not None and request.plan is None and not request.admitted:
             self.tuning.make_way(now)
             self._start(now)
             if request.plan is None:
                 accepted = request.accepted()
-                ttft = accepted.predicted_ttft
-                self.books.recorder.waits(request.owner, request.length, ttft, now)
                 self._send(submit.reply.inbox, accepted)
+                if is_new:
+                    ttft = accepted.predicted_ttft
+                    self.books.recorder.waits(owner, request.length, ttft, now)
         return True
 
     def _state(self, version: int) -> ClusterState:

@@ -133,12 +133,9 @@ def test_a_wrong_override_is_refused_as_such(tmp_path: Path):
         load(preset(tmp_path, "mesh = 3\n" + MODEL), overrides={"mesh.outbox": 1})
 
 
-@pytest.mark.parametrize("name", ["fastest", "fixed-sp", "fixed-sp:0", "cdsp\n"])
-def test_the_name_of_the_shadow_policy_is_checked_at_the_start(tmp_path, name):
-    path = tmp_path / "c.toml"
-    text = "[model]\npath = 'p'\nname = 'n'\n[router]\nshadow = "
-    path.write_text(text + json.dumps(name))
+@pytest.mark.parametrize("name", ["fastest", "fixed-sp", "fixed-sp:0", "cdsp "])
+def test_the_name_of_the_shadow_policy_is_checked_at_the_start(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError, match=r"router\.shadow"):
-        load(path)
-    path.write_text(text + "'fixed-sp:4'")
-    assert load(path).router.shadow == "fixed-sp:4"
+        load(preset(tmp_path, f'{MODEL}[router]\nshadow = "{name}"\n'))
+    good = preset(tmp_path, f'{MODEL}[router]\nshadow = "fixed-sp:4"\n')
+    assert load(good).router.shadow == "fixed-sp:4"
