@@ -32,10 +32,10 @@ class Herald:
     def tell(self, now: float) -> None:
         """Send what has happened since the last time, if anything."""
         books = self._books
-        if now >= self._due:
+        gateways = books.registry.of("gateway")
+        if gateways and now >= self._due:
             self._due = now + STATE - PERIOD / 2
             books.recorder.note(mesh_state(books, self._scheduler, self._drift(), now))
-        gateways = books.registry.of("gateway")
         for events in books.recorder.take():
             for gateway in gateways:
                 self._send(gateway.inbox, events)

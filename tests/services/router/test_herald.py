@@ -37,7 +37,7 @@ def test_what_happened_while_there_was_no_gateway_is_not_told_later() -> None:
     mesh.router.tell(0.0)
     mesh.give(hello("gateway", "h"))
     mesh.router.tell(1.0)
-    assert told(mesh) == [("in-h", 1, ["MeshState"])]
+    assert told(mesh) == [("in-h", 0, ["MeshState"])]
 
 
 def test_a_request_without_room_waits_and_is_planned_when_there_is_some() -> None:
