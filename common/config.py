@@ -25,7 +25,7 @@ from msgspec import Meta, Struct
 
 from common.errors import ConfigError
 from common.messages import Endpoint, Name
-from common.schedule import Schedule, Size, place_of
+from common.schedule import OtherPolicy, Schedule, Size, place_of
 
 VARIABLES = {
     "TETRIS_ROUTER": "mesh.router",
@@ -112,6 +112,8 @@ class RouterConfig(Section, frozen=True):
     calibrate_seconds: Annotated[float, Meta(ge=0, le=600)] = 20.0
     """Seconds that idle instances spend, at most, on finding out how fast they are when nothing
     is known of such machines; 0 neither does that nor keeps what is learnt."""
+    shadow: OtherPolicy = ""
+    """Another policy to plan all requests, too: the TTFT is told and the plans are not run."""
     learn: bool = True
     """Whether the latency model follows what chunks take in fact, and slow instances are left."""
     no_decode_timeout: Positive = 120.0

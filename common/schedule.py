@@ -24,6 +24,14 @@ PolicyName = Annotated[
         max_length=16,
     ),
 ]
+OtherPolicy = Annotated[
+    str,
+    Meta(
+        pattern=r"^(|cdsp|cdsp-priced|single-chunk|loongserve|fixed-sp:[1-9][0-9]{0,3})\Z",
+        max_length=16,
+    ),
+]
+"""The same, or nothing."""
 Order = Annotated[
     str, Meta(pattern=r"^(arrival|(slope|tail):[0-9]{1,4}(\.[0-9]{1,6})?)\Z", max_length=32)
 ]

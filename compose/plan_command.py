@@ -12,10 +12,10 @@ from common.latency import LatencyModel
 from common.schedule import Schedule, change_of, changed, place_of
 from compose import preset
 from compose.delays import delays_of
-from compose.plan_answer import plan_answer
 from compose.plan_text import plan_text
 from services.router.explain import explain
 from services.router.plan import Plan, Policy, PoolView, Reused
+from services.router.plan_answer import plan_answer
 from services.router.planner import Planner
 from services.router.prefix import Share, shares
 from services.router.scheduler import Scheduler

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 
 from compose.plan_board import BUSY, IDLE, MOST_ROWS, board, letter
 from compose.table import count, table
-from services.router.explain import NO_GAP, Candidate, Chunking, Explanation
+from services.router.explain import NO_GAP, Chunking, Explanation
 from services.router.plan import Plan, Policy, PoolView
+from services.router.plan_answer import verdict
 from services.router.prefix import Share
 
 LONGEST_GROUP = 40
@@ -101,7 +102,7 @@ def _candidates(told: Explanation) -> list[str]:
             f"{one.ttft:.3f}",
             "" if one.fastest is None else f"{one.fastest:.3f}",
             "" if one.cost is None else f"{one.cost:.3f}",
-            _verdict(one),
+            verdict(one),
             names_text(one.members, told.plan.view),
         )
         for one in told.candidates
@@ -111,17 +112,6 @@ def _candidates(told: Explanation) -> list[str]:
     if told.plan.policy.name == "cdsp-priced":
         title += ", and the fastest plan that ends with that size"
     return _block(title, head, rows, "SP DELAY TTFT FASTEST COST")
-
-
-def _verdict(one: Candidate) -> str:
-    if one.needed is None:
-        return "free first" if one.accepted else "not earlier"
-    if math.isinf(one.needed):
-        return "accepted, the first one"
-    what = "cost" if one.cost is not None else "TTFT"
-    if one.accepted:
-        return f"accepted, {what} below {one.needed:.3f}"
-    return f"needs a {what} below {one.needed:.3f}"
 
 
 def _chunkings(told: Explanation) -> list[str]:

@@ -39,6 +39,8 @@ class Request:
     num_shared: int = 0
     """Steps that it shared with others."""
     last: int = 0
+    committed: float = 0.0
+    """When all its KV had come; wall clock."""
     reason: Finish | None = None
 
     def take_tokens(self) -> list[Token]:

@@ -80,8 +80,8 @@ class Scheduler:
             wanted = max(message.reserve, message.prompt_length)
             self._wanted.setdefault(owner, Want(wanted, now))
 
-    def commit(self, message: KvCommit) -> Failure | None:
-        """One transfer is in its slots; with the last of them the request is ready."""
+    def commit(self, message: KvCommit, wall: float = 0.0) -> Failure | None:
+        """One transfer is in its slots; with the last of them, at `wall`, the request is ready."""
         owner = Owner(message.request, message.attempt)
         if self._slots.ended(owner) or self._is_ready(owner):
             return None
@@ -90,6 +90,7 @@ class Scheduler:
             self.end(owner)
             return made
         if made is not None:
+            made.committed = wall
             self._ready.append(made)
             self._journal.add(owner, made.job.first)
         return None

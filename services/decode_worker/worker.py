@@ -20,6 +20,7 @@ from common.messages import (
     EndOfRequest,
     Endpoint,
     Failed,
+    Joining,
     KvCommit,
     KvLayer,
     Peer,
@@ -118,7 +119,7 @@ class Worker:
 
     def commit(self, message: KvCommit) -> None:
         """Book a transfer that is in its slots, and free its backend; also a repeated one."""
-        failure = self._scheduler.commit(message)
+        failure = self._scheduler.commit(message, self._process.clock.wall())
         self._release(message)
         if failure is not None:
             self._fail(failure)
@@ -170,13 +171,13 @@ class Worker:
             self._fail(failure)
         if not boundary.batch:
             return
-        started = self._process.clock.now()
+        started, wall = self._process.clock.now(), self._process.clock.wall()
         drawn = await engine.step(self._scheduler.entries())
         self._seconds.observe(self._process.clock.now() - started)
         outcome = self._scheduler.finish(drawn)
         failpoints.hit("decode.step")
         self._tokens.inc(len(outcome.reported))
-        self._send_tokens(outcome.reported)
+        self._send_tokens(outcome.reported, boundary.admitted, wall)
         for failure in outcome.failed:
             self._fail(failure)
         for request in outcome.reported:
@@ -189,12 +190,19 @@ class Worker:
         slots = num_slots(request.spans)
         self._mesh.send(request.job.router, Admitted(name, incarnation, *request.owner, slots))
 
-    def _send_tokens(self, requests: Iterable[Request]) -> None:
+    def _send_tokens(
+        self, requests: Iterable[Request], admitted: Iterable[Request], began: float
+    ) -> None:
+        """The tokens of a step, and how those came into it for which it was the first."""
         by_gateway: defaultdict[Peer, list[Token]] = defaultdict(list)
+        joined: defaultdict[Peer, list[Joining]] = defaultdict(list)
         for request in requests:
             by_gateway[request.job.gateway].extend(request.take_tokens())
+        for request in admitted:
+            joining = Joining(*request.owner, committed=request.committed, begun=began)
+            joined[request.job.gateway].append(joining)
         for gateway, tokens in by_gateway.items():
-            batch = TokenBatch(decode=self._process.peer, tokens=tuple(tokens))
+            batch = TokenBatch(self._process.peer, tuple(tokens), tuple(joined[gateway]))
             self._mesh.send(gateway.inbox, batch)
 
     def _resend(self, message: Resend) -> None:

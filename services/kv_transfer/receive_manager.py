@@ -43,12 +43,17 @@ class Granted(NamedTuple):
     grant: Grant
 
 
+class _Waiting(NamedTuple):
+    inbox: Endpoint
+    since: float
+
+
 @dataclass
 class _Request:
     num_transfers: int
     num_wanted: int
     since: float
-    waiting: dict[Transfer, Endpoint] = field(default_factory=dict)
+    waiting: dict[Transfer, _Waiting] = field(default_factory=dict)
     lent: dict[Transfer, Grant] = field(default_factory=dict)
     idle: deque[int] = field(default_factory=deque)
     released: set[Transfer] = field(default_factory=set)
@@ -107,6 +112,11 @@ class ReceiveManager:
         """Transfers that have shaken hands and wait for a backend."""
         return sum(len(request.waiting) for request in self._requests.values())
 
+    def oldest(self, now: float) -> float:
+        """Age of the oldest handshake that waits for a backend, 0 where none does."""
+        waiting = (one for request in self._requests.values() for one in request.waiting.values())
+        return max((now - one.since for one in waiting), default=0.0)
+
     @property
     def is_idle(self) -> bool:
         """Whether no request wants or keeps a backend."""
@@ -152,7 +162,8 @@ class ReceiveManager:
             return [*loans, Granted(message.sender.inbox, request.lent[transfer])]
         if transfer in request.released or self._is_full(request, transfer):
             return loans
-        request.waiting[transfer] = message.sender.inbox
+        known = request.waiting.get(transfer)
+        request.waiting[transfer] = _Waiting(message.sender.inbox, known.since if known else now)
         loans += self._adopt(owner, request, message)
         return loans + self._reserve() + self._lend(owner, request)
 
@@ -240,11 +251,11 @@ class ReceiveManager:
         """Give a request's idle backends to its transfers, first come first served."""
         loans: list[Granted] = []
         while self._is_lending and request.idle and request.waiting:
-            transfer, inbox = next(iter(request.waiting.items()))
+            transfer, waiting = next(iter(request.waiting.items()))
             del request.waiting[transfer]
             backend = request.idle.popleft()
             self._newest[backend] = max(self._base, self._newest[backend]) + 1
             grant = Grant(*owner, *transfer, backend, self._newest[backend])
             request.lent[transfer] = grant
-            loans.append(Granted(inbox, grant))
+            loans.append(Granted(waiting.inbox, grant))
         return loans

@@ -60,6 +60,7 @@ class Broker:
             lent=sum(manager.lent for manager in managers),
             waiting=sum(manager.waiting for manager in managers),
             held=tuple(held for manager in managers for held in manager.held(now))[:MAX_HELD],
+            oldest=max((manager.oldest(now) for manager in managers), default=0.0),
         )
 
     def quiescent(self) -> bool:

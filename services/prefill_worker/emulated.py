@@ -32,7 +32,7 @@ from common.service import Process
 from common.sharding import num_tokens, owner_of_last
 from services.prefill_worker.aborts import Aborts
 from services.prefill_worker.control import control
-from services.prefill_worker.hands import ChunkResult, Listener, Slots, Work
+from services.prefill_worker.hands import ChunkResult, Listener, Moments, Slots, Work
 from services.prefill_worker.holdings import Holdings
 from services.prefill_worker.instance import Instance
 from services.prefill_worker.plan import abort_of, me, others
@@ -119,8 +119,9 @@ class EmulatedHands:
             await self._compute_until(started + seconds * (layer + 1) / num_layers)
             spans = self._holdings.spans(run.request, run.attempt, run.index)
             listener.on_layer(run, layer, spans)
-        wait = started - came
-        return ChunkResult(self._first(run), clock.now() - started, wait, wait, 0.0)
+        wait, ended = started - came, clock.now()
+        moments = Moments(came, started, ended, ended)
+        return ChunkResult(self._first(run), ended - started, wait, wait, 0.0, moments)
 
     async def _gather(self, run: RunChunk) -> None:
         """Wait until all members stand at the start of this chunk.

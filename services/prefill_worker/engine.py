@@ -26,7 +26,7 @@ from common.tensor.models import Model
 from common.tensor.sampling import sample
 from services.prefill_worker.aborts import Aborts
 from services.prefill_worker.balance import Balance
-from services.prefill_worker.hands import ChunkResult
+from services.prefill_worker.hands import ChunkResult, Moments
 from services.prefill_worker.holdings import ChunkSlots, Holdings
 from services.prefill_worker.mailbox import Mailbox
 from services.prefill_worker.plan import abort_of, owner_of
@@ -132,15 +132,17 @@ class Engine:
         step = max(self.bounds.step, PATIENCE * run.predicted)
         ring = Ring(self._ring, run, self.model.layout, step)
         on_ready()
-        started = time.perf_counter()
+        begun = time.monotonic()
         ring.gather(self.bounds.start)
-        gather = self._ring.waited
+        gather, gathered = self._ring.waited, time.monotonic()
         balance = Balance(self._balance, run, slots, self.cache, step)
         logits = self._forward(run, ids, Layers(self.cache, slots, ring, balance, on_layer))
+        ended = time.monotonic()
         first = self._sample(run, logits) if len(logits) else None
+        moments = Moments(begun, gathered, ended, time.monotonic())
         wait, moved = self._ring.waited, self._balance.waited
-        compute = time.perf_counter() - started - wait - moved
-        return ChunkResult(first, max(compute, 0.0), wait, gather, moved)
+        compute = max(moments.sampled - begun - wait - moved, 0.0)
+        return ChunkResult(first, compute, wait, gather, moved, moments)
 
     def _leave(self, run: RunChunk) -> None:
         """End an attempt here and tell all of its plan, for nobody is to wait for this member."""

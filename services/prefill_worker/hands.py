@@ -27,6 +27,16 @@ class Slots(NamedTuple):
     held: tuple[Held, ...]
 
 
+class Moments(NamedTuple):
+    """Of one chunk, in monotonic seconds of the process; see `common.messages.ChunkTimes`."""
+
+    begun: float
+    gathered: float
+    ended: float
+    sampled: float
+    """When token 0 was there, at the member that holds the last prompt token."""
+
+
 @dataclass(frozen=True)
 class ChunkResult:
     """What came of a chunk; the phases do not overlap."""
@@ -40,6 +50,7 @@ class ChunkResult:
     """The part of `wait` at the chunk's start."""
     balance: float
     """Seconds spent waiting for history."""
+    moments: Moments
 
 
 class Listener(Protocol):

@@ -5,8 +5,6 @@ until its KV is released; what is over is remembered for a while, so that nothin
 Its KV is released once, as soon as it is over and no chunk of it runs.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 from msgspec import structs
 
@@ -23,6 +21,7 @@ from common.messages import (
     RunChunk,
     Running,
     Skip,
+    Times,
     Token,
     Welcome,
 )
@@ -31,8 +30,10 @@ from common.recent import Recent
 from common.service import Process
 from common.wire import Frames
 from services.prefill_worker.hands import ChunkResult, Hands, Work
+from services.prefill_worker.live import Live
 from services.prefill_worker.plan import is_sound, me, owner_of
 from services.prefill_worker.send_manager import Key, SendManager
+from services.prefill_worker.stamps import Stamps
 from services.prefill_worker.turns import Turns
 from services.prefill_worker.voice import Voice
 
@@ -40,15 +41,6 @@ MAX_ENDED = 4096
 """Ended attempts that are remembered."""
 MAX_HELD = 4096
 """Entries of a heartbeat."""
-
-
-@dataclass
-class _Live:
-    run: RunChunk
-    born: float | None = None
-    """When it got its first slots."""
-    is_computed: bool = False
-    is_over: bool = False
 
 
 class Instance:
@@ -60,7 +52,7 @@ class Instance:
         self._hands = hands
         self._voice = Voice(process)
         self._turns: Turns[Work] = Turns()
-        self._live: dict[Owner, _Live] = {}
+        self._live: dict[Owner, Live] = {}
         self._ended: Recent[Owner] = Recent(MAX_ENDED)
         self._running: RunChunk | None = None
         self._layer: int | None = None
@@ -176,8 +168,9 @@ class Instance:
         live = self._finish(run)
         if live is not None:
             live.is_computed = run.index == len(run.chunks) - 1
+            live.stamps.done(run.index, result)
             if result.first is not None:
-                self._deliver(run, result.first)
+                self._deliver(run, result.first, live.stamps.times(run))
         self.advance()
 
     def on_failed(self, run: RunChunk, error: TetrisError) -> None:
@@ -203,7 +196,8 @@ class Instance:
             return
         hit("chunk.received")
         if not is_void:
-            self._live.setdefault(owner, _Live(run))
+            live = self._live.setdefault(owner, Live(run, Stamps(self._process.clock)))
+            live.stamps.arrive(run.index, self._now())
             return
         # Were it silent, the rest of the group would wait in the ring for it.
         self._voice.lost(run, Aborted("the attempt has ended here already"))
@@ -251,7 +245,7 @@ class Instance:
         is_mine = me(run).incarnation == self._process.peer.incarnation
         return is_mine and run.epoch == self._turns.epoch
 
-    def _finish(self, run: RunChunk) -> _Live | None:
+    def _finish(self, run: RunChunk) -> Live | None:
         """The hands are free again; the chunk's attempt, unless that is over."""
         if self._is_current(run):
             self._turns.finish(run.epoch, run.turn)
@@ -262,9 +256,9 @@ class Instance:
         self._release(owner_of(run))
         return None
 
-    def _deliver(self, run: RunChunk, token: Token) -> None:
+    def _deliver(self, run: RunChunk, token: Token, times: Times) -> None:
         """Token 0 to the gateway; when it ends the request, everybody else lets go of it."""
-        self._voice.first(run, token)
+        self._voice.first(run, token, times)
         if token.finish is not None:
             self._voice.finished(run, token, self._sends.broker(run.target))
             self._end(owner_of(run))

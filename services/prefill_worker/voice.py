@@ -17,6 +17,7 @@ from common.messages import (
     Ready,
     Released,
     RunChunk,
+    Times,
     Token,
 )
 from common.pages import Owner
@@ -90,12 +91,12 @@ class Voice:
             total_bytes=sent.total,
         )
 
-    def first(self, run: RunChunk, token: Token) -> None:
+    def first(self, run: RunChunk, token: Token, times: Times) -> None:
         """Token 0, to the gateway."""
         target = run.target
         decode = Peer(target.name, target.incarnation, target.inbox)
         hit("token.first")
-        self._tell(run, run.gateway.inbox, FirstToken(token, decode))
+        self._tell(run, run.gateway.inbox, FirstToken(token, decode, times))
 
     def released(self, run: RunChunk) -> None:
         """Nothing of the attempt is held here any more."""

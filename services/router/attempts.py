@@ -93,6 +93,7 @@ class Attempts:
         books.sightings.forget(owner)
         if request is None:
             return None
+        books.recorder.over(owner, how, now)
         message = how if isinstance(how, Cancel) else end_of(owner, how)
         for inbox in self._inboxes(request):
             self._send(inbox, message)

@@ -1,22 +1,26 @@
 """All books of the router, and what joining and leaving mean for them."""
 
 from common.config import Config
+from services.router.busy import Busy
+from services.router.decisions import Decisions
 from services.router.dispatch import Dispatch
 from services.router.measuring import Measuring
 from services.router.memory import Memory
 from services.router.placement import Placement
 from services.router.pool import Pool
+from services.router.recorder import Recorder
 from services.router.registry import Registered, Registry
-from services.router.requests import Requests
+from services.router.requests import Request, Requests
 from services.router.sightings import Sightings
 from services.router.speeds import Speeds
+from services.router.wall import Wall
 
 GRACE = 4
 """Heartbeats for which a disagreement may last, time for everyone to reach a new router."""
 
 
 class Books:
-    """Members, time, memory, decode slots, turns, requests, disagreements and speeds."""
+    """Members, time, memory, decode slots, turns, requests, disagreements, speeds, and memories."""
 
     def __init__(self, epoch: int, config: Config) -> None:
         mesh, router = config.mesh, config.router
@@ -30,6 +34,10 @@ class Books:
         self.sightings = Sightings(grace)
         self.measuring = Measuring()
         self.speeds = Speeds()
+        self.wall = Wall()
+        self.recorder = Recorder(epoch, self.wall)
+        self.decisions = Decisions()
+        self.busy = Busy()
 
     def join(self, member: Registered) -> None:
         """Open the books of a new member."""
@@ -49,6 +57,14 @@ class Books:
         self.placement.leave(name)
         self.sightings.leave(name)
         self.speeds.leave(name)
+
+    def admit(self, request: Request, slots: int, now: float) -> None:
+        """The request's decode instance has all of its KV; may be said again."""
+        assert request.decode is not None, "an admitted request has its place"
+        if not request.admitted:
+            self.recorder.decoding(request.owner, request.decode, slots, now)
+        request.admitted = True
+        self.placement.admit(request.owner, request.decode, slots)
 
     def quiescent(self) -> bool:
         """Whether nothing of any request is left in any book."""

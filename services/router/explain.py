@@ -82,11 +82,17 @@ class Explanation:
         return next(chunking for chunking in self.chunkings if chunking.chosen)
 
 
-def explain(plan: Plan, model: LatencyModel) -> Explanation:
+def explain(plan: Plan, model: LatencyModel, most: int | None = None) -> Explanation:
     """Every candidate and every chunking that this plan was chosen from.
 
+    Args:
+        plan: to be explained.
+        model: latency model that it was made with.
+        most: looks and choices that its search may take, for those whose time is short.
+
     Raises:
-        ValueError: its inputs lead to another plan, such as with another latency model.
+        ValueError: its inputs lead to another plan, such as with another latency model; or its
+            search takes more.
     """
     if plan.forced is not None:
         again = forced_plan(plan.forced, plan.length, plan.view, plan.policy, model)
@@ -94,13 +100,26 @@ def explain(plan: Plan, model: LatencyModel) -> Explanation:
         return Explanation(plan, (), (_as_chunking(plan),))
     length = plan.length - plan.reused.tokens
     problem = problem_of(plan.policy, length, plan.view, model, plan.reused)
-    trace: Trace = []
+    trace: Trace = [] if most is None else _Bounded(most)
     found = (fixed if plan.policy.name == "fixed-sp" else search.search)(problem, trace)
     _equal(plan, plan_of(found, plan.view, plan.policy, plan.reused))
     runs = list(_runs(trace))
     candidates = [one for run in runs for one in _candidates(run, plan.view.names)]
     chunkings = [one for run in runs for one in _Reading(run, problem).chunkings()]
     return Explanation(plan, tuple(candidates), tuple(_marked(chunkings, plan)))
+
+
+class _Bounded(Trace):
+    """A trace that takes no more than so many events."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self._most = most
+
+    def append(self, event: Looked | Closed | Dropped | Priced) -> None:
+        if len(self) >= self._most:
+            raise ValueError(f"the search takes more than {self._most} steps to tell of")
+        super().append(event)
 
 
 def _equal(plan: Plan, again: Plan) -> None:
@@ -210,7 +229,9 @@ class _Reading:
 
     def _begins(self, size: int, following: int) -> bool:
         """Whether a chunk of `size` for `following` comes next."""
-        closed = next(event for event in self._run[self._at :] if isinstance(event, Closed))
+        at = self._at
+        while not isinstance(closed := self._run[at], Closed):
+            at += 1
         return closed.before[-1:] != () and (closed.before[-1][0], closed.sizes[0]) == (
             size,
             following,

@@ -56,9 +56,13 @@ class Levelling:
             books.dispatch.acknowledge(name, facts.received_through)
             books.pool.finished(name, facts.finished_through)
             if facts.running is not None:
-                books.pool.running(name, facts.running.seq, now)
+                begun = books.pool.running(name, facts.running.seq, now)
+                if begun is not None:
+                    books.recorder.began(begun, now)
         held = {Owner(one.request, one.attempt): one.slots for one in facts.held}
-        books.memory.reconcile(name, held, facts.finished_through if is_current else 0)
+        finished = facts.finished_through if is_current else 0
+        for owner in books.memory.reconcile(name, held, finished):
+            books.recorder.handed_over(owner, name, now)
         for parcel in books.dispatch.late(name, now):
             self._attempts.deliver(name, parcel)
         self._orphans(member, facts.held, now)
@@ -70,8 +74,7 @@ class Levelling:
             request = books.requests.get(Owner(one.request, one.attempt))
             # The same news as `Admitted`, which may have got lost.
             if one.admitted and request is not None and request.decode == name:
-                request.admitted = True
-                books.placement.admit(request.owner, name, one.slots)
+                books.admit(request, one.slots, now)
         self._orphans(member, facts.held, now)
         if facts.active <= len(facts.held) < MAX_HELD:
             self._vanished(member, facts.held, now)

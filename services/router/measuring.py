@@ -76,6 +76,15 @@ class Measuring:
         if len(self._open) > MAX_OPEN:
             del self._open[next(iter(self._open))]
 
+    def lacks(self, done: ChunkDone) -> bool:
+        """Whether this is news: a member's part of a chunk under way, heard for the first time."""
+        found = self._open.get(done.seq)
+        return (
+            found is not None
+            and found.task.turns.get(done.name) == done.turn
+            and done.name not in found.computes
+        )
+
     def take(self, done: ChunkDone) -> Measured | None:
         """One member's part; the whole chunk once it was the last one."""
         found = self._open.get(done.seq)

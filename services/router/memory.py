@@ -64,8 +64,12 @@ class Memory:
         was_stranger = books.strangers.pop(owner, None) is not None
         return books.held.pop(owner, None) is not None or was_stranger
 
-    def reconcile(self, name: str, held: Mapping[Owner, int], finished_through: int) -> bool:
-        """Release what is not among the slots held by owner though its last turn is over."""
+    def reconcile(self, name: str, held: Mapping[Owner, int], finished_through: int) -> list[Owner]:
+        """Release what is not among the slots held by owner though its last turn is over.
+
+        Returns:
+            The attempts of which nothing is held any more.
+        """
         books = self._instances[name]
         gone = [
             owner
@@ -75,7 +79,7 @@ class Memory:
         for owner in gone:
             del books.held[owner]
         books.strangers = {owner: held[owner] for owner in held if owner not in books.held}
-        return bool(gone)
+        return gone
 
     @property
     def owners(self) -> set[Owner]:

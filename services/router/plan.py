@@ -109,6 +109,14 @@ class Plan:
         return self.chunks[-1].history + self.chunks[-1].length
 
     @property
+    def rule(self) -> str:
+        """By what it was chosen: a policy as in `schedule.policy`, or `forced`."""
+        if self.forced is not None:
+            return "forced"
+        name, sizes = self.policy.name, self.policy.sizes
+        return f"{name}:{sizes[0]}" if name == "fixed-sp" else name
+
+    @property
     def starts(self) -> tuple[float, ...]:
         """Seconds from planning to the start of each chunk, as the view's delays say."""
         delays = dict(zip(self.view.names, self.view.delays, strict=True))

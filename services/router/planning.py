@@ -17,6 +17,7 @@ from services.router.pool import Task
 from services.router.registry import Registered
 from services.router.requests import Request
 from services.router.scheduler import Scheduler
+from services.router.shadow import Shadow
 
 Send = Callable[..., None]
 """(endpoint, message, *frames); never blocks."""
@@ -31,6 +32,7 @@ class Planning:
             self.scheduler = Scheduler(config.schedule, model)
         except RequestFailed as error:
             raise ConfigError(f"schedule.{error}") from None
+        self._shadow = Shadow(config.router.shadow, self.scheduler)
         self._reserve = config.router.reserve_tokens
         self._books = books
         self._peer = peer
@@ -90,7 +92,8 @@ class Planning:
             decode = self._place(request)
             if decode is None:
                 break
-            self._commit(request, plan, decode, now)
+            shadow = self._shadow.ttft(plan, books.memory.free(), len(in_order) - 1, now)
+            self._commit(request, plan, decode, now, shadow)
             started.append(request)
         return started
 
@@ -168,13 +171,22 @@ class Planning:
         reserve = submit.ending.max_tokens if submit.evicted else self._reserve
         return decode_slots(submit.num_tokens, submit.ending.max_tokens, reserve)
 
-    def _commit(self, request: Request, plan: Plan, decode: Registered, now: float) -> None:
+    def _commit(
+        self,
+        request: Request,
+        plan: Plan,
+        decode: Registered,
+        now: float,
+        shadow: float | None = None,
+    ) -> None:
         hit("router.plan")
         books, owner = self._books, request.owner
         assert decode.broker is not None, "only placed where there is a broker"
         books.requests.planned(request)
         request.plan, request.decode, request.broker = plan, decode.name, decode.broker
         request.touch(*plan.members, decode.name, decode.broker)
+        books.recorder.planned(request, now, shadow)
+        books.decisions.add(request, self.scheduler.model, shadow, now)
         books.placement.book(owner, decode.name, self._decode_slots(request))
         tasks = books.pool.commit(owner, plan)
         last = {name: turn for task in tasks for name, turn in task.turns.items()}
@@ -211,6 +223,8 @@ class Planning:
                 sampling=submit.sampling,
                 ending=submit.ending,
                 predicted=task.predicted,
+                received=self._books.wall.at(request.arrived),
+                planned=self._books.wall.at(now),
             )
             hit("router.issue")
             self._books.dispatch.send(name, run, ids, now)

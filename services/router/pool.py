@@ -106,22 +106,31 @@ class Pool:
         task = self._tasks.get(seq)
         return task is not None and task.turns.get(name) == turn
 
-    def ready(self, name: str, seq: int, turn: int, now: float) -> None:
-        """A member has come to a turn; the chunk starts when the last one has."""
+    def ready(self, name: str, seq: int, turn: int, now: float) -> Task | None:
+        """A member has come to a turn; the chunk starts when the last one has: it is returned."""
         if self.is_turn(name, seq, turn):
             task = self._tasks[seq]
             task.absent.discard(name)
             if not task.absent and task.started is None:
-                task.started = now
-                self._touch()
+                return self._start(task, now)
+        return None
 
-    def running(self, name: str, seq: int, now: float) -> None:
-        """A member computes a chunk, so its whole group has come, whatever was lost."""
+    def running(self, name: str, seq: int, now: float) -> Task | None:
+        """A member computes a chunk, so its whole group has come, whatever was lost.
+
+        Returns:
+            The chunk, if that is news.
+        """
         task = self._tasks.get(seq)
         if task is not None and name in task.turns and task.started is None:
             task.absent.clear()
-            task.started = now
-            self._touch()
+            return self._start(task, now)
+        return None
+
+    def computing(self) -> dict[str, float]:
+        """Since when each instance that computes a chunk has done so."""
+        heads = {name: one.tasks[0] for name, one in self._instances.items() if one.tasks}
+        return {name: task.started for name, task in heads.items() if task.started is not None}
 
     def finished(self, name: str, turn: int) -> None:
         """A member has finished all turns up to this one."""
@@ -140,6 +149,11 @@ class Pool:
             del self._tasks[task.seq]
         self._touch()
         return void
+
+    def _start(self, task: Task, now: float) -> Task:
+        task.started = now
+        self._touch()
+        return task
 
     def _tasks_of(self, name: str) -> deque[Task]:
         instance = self._instances.get(name)

@@ -23,7 +23,7 @@ class Reports:
                 self._prefill(report, now)
                 return True
             case "decode-worker", Admitted():
-                return self._admitted(report)
+                return self._admitted(report, now)
             case "decode-worker", DecodeStats(facts=facts):
                 self._books.placement.refresh(report.name, facts)
                 return True
@@ -34,8 +34,14 @@ class Reports:
         books, name = self._books, report.name
         match report:
             case Ready(seq=seq, turn=turn):
-                books.pool.ready(name, seq, turn, now)
+                begun = books.pool.ready(name, seq, turn, now)
+                if begun is not None:
+                    books.recorder.began(begun, now)
             case ChunkDone(seq=seq, turn=turn):
+                if books.measuring.lacks(report):
+                    books.recorder.computed(report, now)
+                    books.decisions.computed(report, now)
+                    books.busy.done(report, now)
                 # Also when the attempt is over: another member may have reported its end.
                 self._tuning.done(report, now)
                 if books.pool.is_turn(name, seq, turn):
@@ -43,12 +49,13 @@ class Reports:
                     # Turns run in their order: what is done has come, and all before it.
                     books.dispatch.acknowledge(name, turn)
             case Released(request=request, attempt=attempt):
-                books.memory.release(Owner(request, attempt), name)
+                owner = Owner(request, attempt)
+                if books.memory.release(owner, name):
+                    books.recorder.handed_over(owner, name, now)
 
-    def _admitted(self, admitted: Admitted) -> bool:
+    def _admitted(self, admitted: Admitted, now: float) -> bool:
         request = self._books.requests.get(Owner(admitted.request, admitted.attempt))
         if request is None or request.decode != admitted.name:
             return False
-        request.admitted = True
-        self._books.placement.admit(request.owner, admitted.name, admitted.slots)
+        self._books.admit(request, admitted.slots, now)
         return True

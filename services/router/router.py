@@ -19,6 +19,7 @@ from common.messages import (
     DecodeStats,
     Drain,
     EndOfRequest,
+    Explained,
     Failed,
     FirstToken,
     GatewayFacts,
@@ -35,6 +36,8 @@ from common.messages import (
 from common.pages import Owner
 from services.router.attempts import Attempts
 from services.router.books import Books
+from services.router.decision_answer import decision_answer
+from services.router.herald import Herald
 from services.router.latency_store import LatencyStore
 from services.router.ledger import ledger
 from services.router.levelling import Levelling
@@ -87,6 +90,7 @@ class Router:
             store or LatencyStore(None),
         )
         self._reports = Reports(books, self.tuning)
+        self._herald = Herald(books, self._planning.scheduler, self.tuning.learning.drift, send)
         self._config = config
         self._epoch = peer.incarnation
         self._send = send
@@ -136,6 +140,10 @@ class Router:
         self.tuning.tick(now)
         self._start(now)
 
+    def tell(self, now: float) -> None:
+        """Tell the gateways what has happened; called every `herald.PERIOD`."""
+        self._herald.tell(now)
+
     def lose(self, name: str, why: str, now: float) -> None:
         """Take a member out: its requests become new attempts, its books are closed."""
         self._members.lose(name, why, now)
@@ -167,6 +175,10 @@ class Router:
                 answer = status(self.books, self._planning.scheduler, self._epoch, query, now)
                 answer = structs.replace(answer, latency=self.tuning.text())
                 self._send(message.reply, answer)
+            case Ask(query=query, what="plan"):
+                decision = self.books.decisions.find(message.request or "")
+                text = b"" if decision is None else decision_answer(decision, self.books.wall)
+                self._send(message.reply, Explained(query, text))
             case Ask(query=query):
                 self._send(message.reply, ledger(self.books, self._config.mesh.lease, query, now))
         return True
@@ -182,14 +194,20 @@ class Router:
         return True
 
     def _submit(self, submit: Submit, ids: bytes, now: float) -> bool:
+        owner = Owner(submit.request, submit.attempt)
+        is_new = self.books.requests.get(owner) is None
         if not self._attempts.submit(submit, ids, now):
             return False
-        request = self.books.requests.get(Owner(submit.request, submit.attempt))
+        request = self.books.requests.get(owner)
         if request is not None and request.plan is None and not request.admitted:
             self.tuning.make_way(now)
             self._start(now)
             if request.plan is None:
-                self._send(submit.reply.inbox, request.accepted())
+                accepted = request.accepted()
+                self._send(submit.reply.inbox, accepted)
+                if is_new:
+                    ttft = accepted.predicted_ttft
+                    self.books.recorder.waits(owner, request.length, ttft, now)
         return True
 
     def _state(self, version: int) -> ClusterState:

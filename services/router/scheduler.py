@@ -41,7 +41,7 @@ class Scheduler:
 
     def __init__(self, schedule: Schedule, model: LatencyModel) -> None:
         check(schedule, model)
-        self._use(schedule)
+        self.schedule = schedule
         self.regulation = Regulation(schedule)
         self._tail = Tail()
         self.admission = Admission(model)
@@ -58,7 +58,7 @@ class Scheduler:
             RequestFailed: it does not fit the latency model; nothing has changed.
         """
         check(schedule, self.model)
-        self._use(schedule)
+        self.schedule = schedule
         self.regulation.update(schedule)
 
     def learn(self, model: LatencyModel) -> None:
@@ -118,26 +118,33 @@ class Scheduler:
     @property
     def capacity_policy(self) -> Policy:
         """The policy as far as it decides what can be planned at all."""
-        return Policy(self._sizes, 0.0, self.schedule.min_chunk, self._name)
+        name, _, _ = self.schedule.policy.partition(":")
+        return Policy(sizes_of(self.schedule), 0.0, self.schedule.min_chunk, name)
 
-    def policy(self, num_waiting: int, view: PoolView, now: float) -> Policy:
-        """By what a request is planned now, with so many others in the queue."""
-        rate, price = self.regulation.rate(now), self._price(num_waiting, view)
-        return Policy(self._sizes, rate, self.schedule.min_chunk, self._name, price)
+    def policy(
+        self, num_waiting: int, view: PoolView, now: float, schedule: Schedule | None = None
+    ) -> Policy:
+        """By what a request is planned now, with so many others in the queue.
 
-    def _use(self, schedule: Schedule) -> None:
-        self.schedule = schedule
-        self._sizes = sizes_of(schedule)
-        self._name, _, _ = schedule.policy.partition(":")
+        Args:
+            num_waiting: others in the queue.
+            view: the pool.
+            now: seconds.
+            schedule: another one than that in force, to see what it would do.
+        """
+        schedule = schedule or self.schedule
+        name, _, _ = schedule.policy.partition(":")
+        rate, price = self.regulation.rate(now), self._price(schedule, num_waiting, view)
+        return Policy(sizes_of(schedule), rate, schedule.min_chunk, name, price)
 
-    def _price(self, num_waiting: float, view: PoolView) -> float:
+    def _price(self, schedule: Schedule, num_waiting: float, view: PoolView) -> float:
         """Seconds of TTFT that one instance is worth for a second.
 
         Source:
             (base + per_waiting * waiting) / instances.
         """
-        priced, delays = self.schedule.priced, view.delays
-        if self.schedule.policy != "cdsp-priced" or not delays:
+        priced, delays = schedule.priced, view.delays
+        if schedule.policy != "cdsp-priced" or not delays:
             return 0.0
         if not priced.late_binding:
             # Nobody waits in the queue: those who wait do so on the instances (Little's law).

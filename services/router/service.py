@@ -9,6 +9,7 @@ from structlog.typing import FilteringBoundLogger
 from common.cache import cache_directory
 from common.messages import InForce
 from common.service import Process
+from services.router.herald import PERIOD
 from services.router.latency_store import LatencyStore
 from services.router.requests import Request
 from services.router.router import Router
@@ -28,9 +29,11 @@ async def serve(process: Process) -> None:
 
 async def route(process: Process, router: Router) -> None:
     """Serve with this router."""
+    _set_wall(process, router)
     async with asyncio.TaskGroup() as group:
         group.create_task(_receive(process, router))
         group.create_task(_tick(process, router))
+        group.create_task(_tell(process, router))
 
 
 async def _receive(process: Process, router: Router) -> None:
@@ -55,6 +58,19 @@ async def _tick(process: Process, router: Router) -> None:
         for size, ratio in router.tuning.learning.drift().items():
             drift.labels(str(size)).set(ratio)
         await process.clock.sleep(process.config.mesh.heartbeat / 2)
+
+
+async def _tell(process: Process, router: Router) -> None:
+    clock = process.clock
+    while True:
+        _set_wall(process, router)
+        router.tell(clock.now())
+        await clock.sleep(PERIOD)
+
+
+def _set_wall(process: Process, router: Router) -> None:
+    """What the wall clock says now; it may be set while the router serves."""
+    router.books.wall.offset = process.clock.wall() - process.clock.now()
 
 
 def _log_plan(log: FilteringBoundLogger, request: Request) -> None:

@@ -131,3 +131,11 @@ def test_a_wrong_override_is_refused_as_such(tmp_path: Path):
         load(preset(tmp_path, MODEL), overrides={"mesh.outbox": 0})
     with pytest.raises(ConfigError, match=r"preset\.toml: mesh: "):
         load(preset(tmp_path, "mesh = 3\n" + MODEL), overrides={"mesh.outbox": 1})
+
+
+@pytest.mark.parametrize("name", ["fastest", "fixed-sp", "fixed-sp:0", "cdsp "])
+def test_the_name_of_the_shadow_policy_is_checked_at_the_start(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match=r"router\.shadow"):
+        load(preset(tmp_path, f'{MODEL}[router]\nshadow = "{name}"\n'))
+    good = preset(tmp_path, f'{MODEL}[router]\nshadow = "fixed-sp:4"\n')
+    assert load(good).router.shadow == "fixed-sp:4"

@@ -13,6 +13,7 @@ from common.messages import (
     PROTOCOL,
     Cancel,
     ControlMessage,
+    Explained,
     Hello,
     KvAck,
     LinkMessage,
@@ -211,6 +212,15 @@ def test_what_no_receiver_would_take_is_not_encoded():
 def test_the_longest_text_fits_in_the_widest_letters():
     refused = Refused(1, "\U0001f600" * 2048)
     assert CONTROL.decode(CONTROL.encode(refused)) == (refused, ())
+
+
+def test_bytes_in_a_header_travel_as_they_are_up_to_their_bound():
+    told = Explained(1, bytes(range(256)) * 2048)
+    header = CONTROL.encode(told)
+    assert len(header[0]) < len(told.explanation) + 100
+    assert CONTROL.decode(header) == (told, ())
+    with pytest.raises(WireError, match="field"):
+        CONTROL.decode(CONTROL.encode(Explained(1, told.explanation + b"x")))
 
 
 def test_an_error_never_quotes_what_the_peer_sent():

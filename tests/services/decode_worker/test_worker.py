@@ -18,6 +18,7 @@ from common.messages import (
     EndOfRequest,
     Failed,
     Held,
+    Joining,
     Peer,
     Release,
     Resend,
@@ -105,6 +106,22 @@ def test_a_request_is_admitted_decoded_and_ended():
     assert rig.of(Admitted) == [Admitted("decode-0", 7, "a", 1, 32)]
     assert rig.of(EndOfRequest) == [EndOfRequest("a", 1, 4, "length", "d")]
     assert rig.of(DecodeStats)[-1].facts.free_slots == 8 * 16
+
+
+def test_the_first_tokens_of_a_request_come_with_the_moments_of_its_joining():
+    async def scenario(rig):
+        await asyncio.sleep(2.0)
+        rig.take("a", max_tokens=4)
+        await asyncio.sleep(0.25)  # a step of a second is under way
+        rig.take("b", max_tokens=3)
+        await asyncio.sleep(10.0)
+
+    joined = [batch.joined for batch in play(scenario).of(TokenBatch)]
+    assert joined == [
+        (Joining("a", 1, committed=2.0, begun=2.0),),
+        (Joining("b", 1, committed=2.25, begun=3.0),),
+        (),
+    ]
 
 
 def test_releases_are_repeated_as_long_as_more_is_to_come():

@@ -250,3 +250,17 @@ def test_every_order_of_first_handshakes_is_the_order_of_the_grants() -> None:
 
 TestHandovers = HandoverMachine.TestCase
 TestHandovers.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)
+
+
+def test_the_oldest_handshake_without_a_backend_ages_from_when_it_was_first_heard() -> None:
+    manager = ReceiveManager(1)
+    manager.handshake(shake("a", chunk=0, transfers=2), NOW)
+    assert manager.oldest(NOW + 9) == 0.0
+    manager.handshake(shake("b"), NOW + 1)
+    manager.handshake(shake("a", chunk=1, transfers=2), NOW + 2)
+    manager.handshake(shake("b"), NOW + 3)
+    assert manager.oldest(NOW + 4) == 3.0
+    manager.end(Owner("b", 1))
+    assert manager.oldest(NOW + 4) == 2.0
+    manager.release(release("a", 0))
+    assert manager.oldest(NOW + 4) == 0.0

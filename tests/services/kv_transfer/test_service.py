@@ -81,7 +81,7 @@ class Client:
     async def facts(self, wanted: BrokerFacts) -> None:
         """Wait until a heartbeat says so."""
         async with asyncio.timeout(SECONDS):
-            while structs.replace(await self.beats.get(), held=()) != wanted:
+            while structs.replace(await self.beats.get(), held=(), oldest=0.0) != wanted:
                 pass
 
     async def held(self, wanted: set[tuple[str, int]]) -> None:
@@ -126,6 +126,7 @@ def test_it_joins_and_grants_to_the_senders_inbox(tmp_path: Path) -> None:
         assert await client.grant() == "a"
         client.shake("b")
         await client.facts(BrokerFacts(backends=1, lent=1, waiting=1))
+        assert (await client.beats.get()).oldest > 0
         client.send(Release("a", 1, 0, 0, "d", 2))  # of another life of the target
         client.send(Release("a", 1, 0, 0, "e", 1))  # of an unknown target
         client.send(Release("a", 1, 0, 0, "d", 1))

@@ -108,6 +108,7 @@ def test_a_chunk_takes_its_seconds_and_its_layers_come_evenly():
     notes = play(scenario).notes[0]
     assert notes.ready == [0.0]
     assert notes.layers == [(0.25, 0, 20), (0.5, 1, 20), (0.75, 2, 20), (1.0, 3, 20)]
+    assert notes.done[0][1].moments == pytest.approx((0.0, 0.0, 1.0, 1.0))
     [(at, result)] = notes.done
     assert (at, result.compute, result.wait, result.balance) == (1.0, 1.0, 0.0, 0.0)
     assert result.first is not None

@@ -216,6 +216,18 @@ def test_the_phases_of_a_chunk_are_measured(group):
     assert results[1][0].wait > 0
 
 
+def test_the_moments_of_a_chunk_stand_in_their_order_and_agree_with_its_phases(group):
+    began = time.monotonic()
+    results = group.run(plan((60, 1), (60, 2)), prompt(120))
+    for result in (result for member in results for result in member):
+        begun, gathered, ended, sampled = result.moments
+        assert began <= begun <= gathered <= ended <= sampled <= time.monotonic()
+        assert gathered - begun >= result.gather
+        whole = result.compute + result.wait + result.balance
+        assert sampled - begun == pytest.approx(whole, abs=1e-9)
+    assert results[0][0].moments.sampled <= results[0][1].moments.begun
+
+
 def test_a_chunk_whose_group_does_not_come_leaves_no_slots_behind(group):
     lone = group.engines[0]
     lone.bounds = Bounds(start=0.2, step=0.2)

@@ -15,6 +15,7 @@ from common.messages import (
     Cancel,
     Chunk,
     ChunkDone,
+    ChunkTimes,
     ControlMessage,
     EndOfRequest,
     Failed,
@@ -30,13 +31,14 @@ from common.messages import (
     Released,
     Running,
     Skip,
+    Times,
     Token,
     Welcome,
 )
 from common.metrics import Metrics
 from common.pages import Owner, Span
 from common.service import Process
-from services.prefill_worker.hands import ChunkResult, Slots, Work
+from services.prefill_worker.hands import ChunkResult, Moments, Slots, Work
 from services.prefill_worker.instance import Instance
 from services.prefill_worker.plan import owner_of
 from services.prefill_worker.send_manager import SendManager
@@ -71,6 +73,9 @@ class Rig:
     def now(self) -> float:
         return self.time
 
+    def wall(self) -> float:
+        return 1000.0 + self.time
+
     def send(self, endpoint: str, message: ControlMessage) -> None:
         self.sent.append((endpoint, message))
 
@@ -95,6 +100,7 @@ class Rig:
         """All of a request's chunks on this member."""
         for index, chunk in enumerate(chunks):
             changes = {"request": request, "turn": turn + index, "epoch": epoch}
+            changes |= {"received": 0.25, "planned": 0.5}
             ids = np.arange(chunk.length, dtype="<i4").tobytes()
             run = run_chunk(chunks, index, 0, **changes)
             members = [structs.replace(run.members[0], incarnation=self.process.peer.incarnation)]
@@ -107,7 +113,8 @@ class Rig:
         self.instance.on_ready(run)
         self.instance.on_layer(run, 0, [Span(0, 16)])
         token = first if first is None else Token(*owner_of(run), 0, first, finish=finish)
-        self.instance.on_done(run, ChunkResult(token, 1.0, 0.5, 0.5, 0.25))
+        moments = Moments(self.time - 1.75, self.time - 1.25, self.time - 0.25, self.time)
+        self.instance.on_done(run, ChunkResult(token, 1.0, 0.5, 0.5, 0.25, moments))
 
     def fail(self, error: TetrisError) -> None:
         """End the chunk that was started last with an error."""
@@ -222,6 +229,30 @@ def test_a_chunk_that_is_done_before_its_abort_counts_as_done_and_gives_no_token
     assert len(rig.of(ChunkDone)) == 1
     assert rig.of(FirstToken) == []
     assert rig.released == [A]
+
+
+def test_token_0_comes_with_the_moments_of_all_chunks_on_the_wall_clock() -> None:
+    rig = Rig()
+    chunks = plan((8, 1), (8, 2))
+    rig.time = 1.0
+    rig.plan(chunks)
+    rig.time = 3.0
+    rig.plan(chunks)  # once more: a chunk has come when it first came
+    rig.compute()
+    assert rig.of(FirstToken) == []
+    rig.time = 7.0
+    rig.compute(first=5)
+    [first] = rig.of(FirstToken)
+    assert isinstance(first, FirstToken)
+    assert first.times == Times(
+        received=0.25,
+        planned=0.5,
+        chunks=(
+            ChunkTimes(1001.0, 1001.25, 1001.75, 1002.75, 0.25),
+            ChunkTimes(1001.0, 1005.25, 1005.75, 1006.75, 0.25),
+        ),
+        sampled=1007.0,
+    )
 
 
 def test_a_request_that_ends_while_others_run_is_released_at_once() -> None:

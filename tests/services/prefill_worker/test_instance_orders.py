@@ -31,7 +31,7 @@ from common.messages import (
 from common.metrics import Metrics
 from common.pages import Owner, PagePool
 from common.service import Process
-from services.prefill_worker.hands import ChunkResult, Slots, Work
+from services.prefill_worker.hands import ChunkResult, Moments, Slots, Work
 from services.prefill_worker.holdings import Holdings
 from services.prefill_worker.instance import Instance
 from services.prefill_worker.plan import me, owner_of
@@ -73,6 +73,9 @@ class World:
 
     def now(self) -> float:
         return self.time
+
+    def wall(self) -> float:
+        return 1000.0 + self.time
 
     def send(self, endpoint: str, message: ControlMessage) -> None:
         self.num_said += 1
@@ -173,7 +176,9 @@ class World:
             self.busy = None
             first = Token(*owner_of(run), 0, 7, finish="stop" if pick % 3 == 0 else None)
             is_last = run.index == len(run.chunks) - 1
-            result = ChunkResult(first if is_last else None, 1.0, 0.0, 0.0, 0.0)
+            result = ChunkResult(
+                first if is_last else None, 1.0, 0.0, 0.0, 0.0, Moments(self.time, *3 * [self.time])
+            )
             self.instance.on_done(run, result)
 
     def _open(self, run: RunChunk) -> None:

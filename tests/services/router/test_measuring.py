@@ -69,3 +69,17 @@ def test_a_member_answers_for_its_own_share_of_a_chunk():
     measured = Measured(OWNER, Sample(2, 0, 1000, 5.0), 1.0, {"slow": 4.0, "fast": 1.0})
     assert measured.own_ratio("slow", model) == pytest.approx(5.0)
     assert measured.own_ratio("fast", model) == pytest.approx(1.25)
+
+
+def test_a_part_is_news_once_and_only_of_a_member_of_a_chunk_under_way():
+    measuring = Measuring()
+    assert not measuring.lacks(part("p0", 3, 1.0))
+    measuring.expect(task(), CHUNK)
+    assert measuring.lacks(part("p0", 3, 1.0))
+    for stray in (part("p2", 1, 1.0), part("p0", 4, 1.0), part("p0", 3, 1.0, seq=8)):
+        assert not measuring.lacks(stray)
+    measuring.take(part("p0", 3, 1.0))
+    assert not measuring.lacks(part("p0", 3, 1.0))
+    assert measuring.lacks(part("p1", 5, 1.0))
+    measuring.take(part("p1", 5, 1.0))
+    assert not measuring.lacks(part("p1", 5, 1.0))

@@ -1,6 +1,6 @@
 import pytest
 
-from common.messages import Ready
+from common.messages import Ready, RunChunk
 from common.schedule import Pricing, Schedule
 from tests.services.router.mesh import Mesh, hello
 
@@ -52,3 +52,17 @@ def test_what_became_impossible_while_nobody_was_free_is_rejected(busy):
     busy.give(hello("decode-worker", "d", incarnation=2, total=64))
     assert decode.largest({"d"}) == 64
     assert len(busy.router._planning.stuck()) > 200
+
+
+def test_a_chunk_says_when_its_request_came_and_when_the_planning_began_that_led_to_it():
+    mesh = Mesh(num_prefill=1)
+    mesh.router.books.wall.offset = 1000.0
+    mesh.submit("a", 8000)
+    mesh.now = 1.0
+    mesh.submit("b", 8000)
+    mesh.now = 2.0
+    mesh.submit("b", 8000)
+    mesh.now = 5.0
+    mesh.run_all()
+    times = [(run.request, run.received, run.planned) for _, run in mesh.sent_of(RunChunk)]
+    assert times == [("a", 1000.0, 1000.0), ("b", 1001.0, 1005.0)]

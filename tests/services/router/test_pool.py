@@ -97,6 +97,21 @@ def test_a_running_chunk_needs_no_ready():
     assert pool.delays(2.0) == {"p0": 1.0}
 
 
+def test_a_chunk_begins_once_whoever_says_it_and_its_members_compute_since_then():
+    pool = pool_of(3)
+    (task,) = pool.commit(owner(1), plan_of(["p0", "p1"], (2, 2)))
+    assert pool.ready("p0", task.seq, 1, 1.0) is None
+    assert pool.computing() == {}
+    assert pool.ready("p1", task.seq, 1, 3.0) is task
+    assert pool.ready("p1", task.seq, 1, 4.0) is None
+    assert pool.running("p0", task.seq, 4.0) is None
+    assert pool.computing() == {"p0": 3.0, "p1": 3.0}
+    pool.finished("p0", 1)
+    assert pool.computing() == {"p1": 3.0}
+    (other,) = pool.commit(owner(2), plan_of(["p2"], (1, 2)))
+    assert pool.running("p2", other.seq, 5.0) is other
+
+
 def test_facts_of_another_turn_or_stranger_change_nothing():
     pool = pool_of(2)
     (task,) = pool.commit(owner(1), plan_of(["p0"], (1, 2)))

@@ -1,9 +1,9 @@
 import msgspec
 
 from common.latency import Curve, LatencyModel
-from compose.plan_answer import plan_answer
 from services.router.explain import explain
 from services.router.plan import Policy, PoolView, Reused
+from services.router.plan_answer import plan_answer
 from services.router.planner import Planner
 from services.router.prefix import shares
 
@@ -29,13 +29,21 @@ def test_an_answer_has_the_plan_and_all_that_it_was_chosen_from() -> None:
             {"length": 1500, "history": 500, "group": ("p0", "p1"), "start": 0.5, "seconds": 0.75},
         ),
         "candidates": (
-            {"size": 1, "group": ("p0",), "delay": 0.0, "ttft": 2.0, "accepted": True},
+            {
+                "size": 1,
+                "group": ("p0",),
+                "delay": 0.0,
+                "ttft": 2.0,
+                "accepted": True,
+                "verdict": "accepted, the first one",
+            },
             {
                 "size": 2,
                 "group": ("p0", "p1"),
                 "delay": 0.5,
                 "ttft": 1.5,
                 "accepted": True,
+                "verdict": "accepted, TTFT below 2.000",
                 "needed": 2.0,
             },
         ),

@@ -1,4 +1,7 @@
-"""The answer of `tetris plan --json`; times are seconds."""
+"""A plan and all that it was chosen from, as JSON; times are seconds.
+
+`tetris plan --json` prints it, and the router answers with it when somebody asks why.
+"""
 
 import math
 
@@ -20,13 +23,17 @@ class ChunkAnswer(Struct, frozen=True):
 
 
 class CandidateAnswer(Struct, frozen=True, omit_defaults=True):
-    """See `services.router.explain.Candidate`; `needed` is left out where nothing had to be."""
+    """See `services.router.explain.Candidate`; `needed` is left out where nothing had to be.
+
+    Of a large group only the first names may be there.
+    """
 
     size: int
     group: tuple[str, ...]
     delay: float
     ttft: float
     accepted: bool
+    verdict: str
     needed: float | None = None
     fastest: float | None = None
     cost: float | None = None
@@ -92,5 +99,25 @@ def _chunks(plan: Plan) -> tuple[ChunkAnswer, ...]:
 def _candidate(one: Candidate) -> CandidateAnswer:
     needed = None if one.needed is None or math.isinf(one.needed) else one.needed
     return CandidateAnswer(
-        one.size, one.members, one.delay, one.ttft, one.accepted, needed, one.fastest, one.cost
+        size=one.size,
+        group=one.members,
+        delay=one.delay,
+        ttft=one.ttft,
+        accepted=one.accepted,
+        verdict=verdict(one),
+        needed=needed,
+        fastest=one.fastest,
+        cost=one.cost,
     )
+
+
+def verdict(one: Candidate) -> str:
+    """Why a candidate was accepted or not, in words."""
+    if one.needed is None:
+        return "free first" if one.accepted else "not earlier"
+    if math.isinf(one.needed):
+        return "accepted, the first one"
+    what = "cost" if one.cost is not None else "TTFT"
+    if one.accepted:
+        return f"accepted, {what} below {one.needed:.3f}"
+    return f"needs a {what} below {one.needed:.3f}"
