@@ -24,7 +24,7 @@ _LIMITS = {
     "raw": False,
     "strict_map_key": True,
     "max_str_len": 8192,
-    "max_bin_len": 0,
+    "max_bin_len": MAX_HEADER,
     "max_ext_len": 0,
     "max_array_len": 4096,
     "max_map_len": 64,
@@ -57,7 +57,7 @@ class Codec(Generic[M]):
             raise WireError("type", f"{type(message).__name__} is not of this codec")
         if len(frames) != expected:
             raise WireError("frames", f"{type(message).__name__} with {len(frames)} frames")
-        header = msgpack.packb(msgspec.to_builtins(message))
+        header = msgpack.packb(msgspec.to_builtins(message, builtin_types=(bytes,)))
         if len(header) > MAX_HEADER:
             raise WireError("size", f"{type(message).__name__} header of {len(header)} bytes")
         return [header, *frames]
@@ -79,7 +79,7 @@ class Codec(Generic[M]):
         if any(memoryview(frame).nbytes > self._max_frame for frame in raw):
             raise WireError("size", f"{cls.__name__} with a frame over {self._max_frame} bytes")
         try:
-            return msgspec.convert(header, cls, strict=True), raw
+            return msgspec.convert(header, cls, strict=True, builtin_types=(bytes,)), raw
         except msgspec.ValidationError as error:
             raise WireError("field", f"{cls.__name__}: {error}") from None
 

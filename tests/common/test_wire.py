@@ -10,6 +10,7 @@ from msgspec import inspect
 
 from common.errors import WireError
 from common.messages import (
+    MAX_PAST,
     PROTOCOL,
     Cancel,
     ControlMessage,
@@ -24,6 +25,7 @@ from common.messages import (
     TokenBatch,
 )
 from common.wire import CONTROL, LINK, MAX_HEADER, Codec
+from tests.services.prefill_worker.plans import plan, run_chunk
 
 CODEC_OF = {
     cls: codec
@@ -211,6 +213,27 @@ def test_what_no_receiver_would_take_is_not_encoded():
 def test_the_longest_text_fits_in_the_widest_letters():
     refused = Refused(1, "\U0001f600" * 2048)
     assert CONTROL.decode(CONTROL.encode(refused)) == (refused, ())
+
+
+@pytest.mark.parametrize("size", [1, 9000, MAX_PAST])
+def test_bytes_travel_as_they_are_up_to_their_limit(size):
+    run = run_chunk(plan((8, 2)), 0, 0, past=bytes(size))
+    assert CONTROL.decode(CONTROL.encode(run, [b""])) == (run, (b"",))
+    assert len(CONTROL.encode(run, [b""])[0]) < size + 2000
+
+
+def test_bytes_over_their_limit_or_in_place_of_text_are_refused():
+    run = run_chunk(plan((8, 2)), 0, 0, past=bytes(MAX_PAST + 1))
+    for frames in (
+        CONTROL.encode(run, [b""]),
+        [cancel(request=b"r")],
+        [cancel(request=bytes(9000))],
+    ):
+        with pytest.raises(WireError, match="field"):
+            CONTROL.decode(frames)
+    header = msgspec.to_builtins(run_chunk(plan((8, 2)), 0, 0)) | {"past": "AAAA"}
+    with pytest.raises(WireError, match="field"):
+        CONTROL.decode([msgpack.packb(header), b""])
 
 
 def test_an_error_never_quotes_what_the_peer_sent():
