@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from common.generation import Sampled
 from common.messages import DecodeJob, Finish, Sampling, Token
 from common.pages import Owner, Span, num_slots
+from common.past import Past
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,8 @@ class Entry:
     """Slots of the tokens up to and including `position`, at least."""
     sampling: Sampling
     forbidden: frozenset[int] = frozenset()
+    past: Past | None = None
+    """All ids up to and including `last`, where `sampling.looks_back`."""
 
 
 @dataclass
@@ -39,6 +42,8 @@ class Request:
     num_shared: int = 0
     """Steps that it shared with others."""
     last: int = 0
+    past: Past | None = None
+    """Prompt and emitted ids, where the sampling looks back at them."""
     reason: Finish | None = None
 
     def take_tokens(self) -> list[Token]:
@@ -66,6 +71,8 @@ class Request:
         self.num_emitted += 1
         self.last = sampled.id
         self.reason = reason
+        if self.past is not None:
+            self.past.add(sampled.id)
         token = Token(
             request=self.owner.request,
             attempt=self.owner.attempt,

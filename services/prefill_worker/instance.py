@@ -5,10 +5,7 @@ until its KV is released; what is over is remembered for a while, so that nothin
 Its KV is released once, as soon as it is over and no chunk of it runs.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
-from msgspec import structs
 
 from common.errors import Aborted, LinkTimeout, TetrisError
 from common.failpoints import hit
@@ -22,6 +19,7 @@ from common.messages import (
     PrefillFacts,
     RunChunk,
     Running,
+    Scored,
     Skip,
     Token,
     Welcome,
@@ -31,7 +29,8 @@ from common.recent import Recent
 from common.service import Process
 from common.wire import Frames
 from services.prefill_worker.hands import ChunkResult, Hands, Work
-from services.prefill_worker.plan import is_sound, me, owner_of
+from services.prefill_worker.live import Live
+from services.prefill_worker.plan import is_given_up, is_sound, me, owner_of
 from services.prefill_worker.send_manager import Key, SendManager
 from services.prefill_worker.turns import Turns
 from services.prefill_worker.voice import Voice
@@ -40,15 +39,6 @@ MAX_ENDED = 4096
 """Ended attempts that are remembered."""
 MAX_HELD = 4096
 """Entries of a heartbeat."""
-
-
-@dataclass
-class _Live:
-    run: RunChunk
-    born: float | None = None
-    """When it got its first slots."""
-    is_computed: bool = False
-    is_over: bool = False
 
 
 class Instance:
@@ -60,7 +50,7 @@ class Instance:
         self._hands = hands
         self._voice = Voice(process)
         self._turns: Turns[Work] = Turns()
-        self._live: dict[Owner, _Live] = {}
+        self._live: dict[Owner, Live] = {}
         self._ended: Recent[Owner] = Recent(MAX_ENDED)
         self._running: RunChunk | None = None
         self._layer: int | None = None
@@ -123,9 +113,12 @@ class Instance:
                 self._skip(message)
             case Grant():
                 self._sends.receive(message, self._now())
+            case Scored():
+                self._voice.scored(message)
             case EndOfRequest() | Cancel():
                 self._voice.settle(message)
-                self._end(Owner(message.request, message.attempt))
+                owner = Owner(message.request, message.attempt)
+                self._end(owner, given_up=is_given_up(message))
             case _:
                 return
         self.advance()
@@ -173,6 +166,7 @@ class Instance:
         if self._is_current(run):
             self._voice.done(run, result, sent)
         self._voice.log(run, result, sent)
+        self._voice.scores(run, result)
         live = self._finish(run)
         if live is not None:
             live.is_computed = run.index == len(run.chunks) - 1
@@ -203,7 +197,7 @@ class Instance:
             return
         hit("chunk.received")
         if not is_void:
-            self._live.setdefault(owner, _Live(run))
+            self._live.setdefault(owner, Live(run))
             return
         # Were it silent, the rest of the group would wait in the ring for it.
         self._voice.lost(run, Aborted("the attempt has ended here already"))
@@ -242,16 +236,14 @@ class Instance:
 
     def _aged(self, held: Held) -> Held:
         live = self._live.get(Owner(held.request, held.attempt))
-        if live is None or live.born is None:
-            return held
-        return structs.replace(held, age=max(0.0, self._now() - live.born))
+        return held if live is None else live.aged(held, self._now())
 
     def _is_current(self, run: RunChunk) -> bool:
         """Whether the router of today has issued this chunk to this life, and knows its numbers."""
         is_mine = me(run).incarnation == self._process.peer.incarnation
         return is_mine and run.epoch == self._turns.epoch
 
-    def _finish(self, run: RunChunk) -> _Live | None:
+    def _finish(self, run: RunChunk) -> Live | None:
         """The hands are free again; the chunk's attempt, unless that is over."""
         if self._is_current(run):
             self._turns.finish(run.epoch, run.turn)
@@ -274,8 +266,11 @@ class Instance:
         self._voice.failed(run, error, self._sends.broker(run.target))
         self._end(owner_of(run))
 
-    def _end(self, owner: Owner) -> None:
-        """The attempt is over: nothing more of it is sent, and nothing computed. Idempotent."""
+    def _end(self, owner: Owner, *, given_up: bool = True) -> None:
+        """The attempt is over: no more KV of it is sent, and nothing computed. Idempotent.
+
+        Only scores of its prompt, which may end after its token 0, are wanted until it is given up.
+        """
         self._ended.add(owner)
         live = self._live.get(owner)
         if live is None or live.is_over:
@@ -283,8 +278,10 @@ class Instance:
         live.is_over = True
         self._sends.end(owner)
         self._turns.void(lambda work: owner_of(work.run) == owner)
-        if self._running is not None and owner_of(self._running) == owner:
-            self._hands.abort(owner)
+        run = self._running
+        if run is not None and owner_of(run) == owner:
+            if given_up or run.prompt_logprobs < 0:
+                self._hands.abort(owner)
         else:
             self._release(owner)
 

@@ -192,6 +192,7 @@ class Planning:
         assert plan is not None, "issued after planning"
         chunk = plan.chunks[task.index]
         ids = request.ids[4 * chunk.history : 4 * (chunk.history + chunk.length + 1)]
+        looks_back = submit.sampling.looks_back and task.index == len(plan.chunks) - 1
         for rank, name in enumerate(plan.group(task.index)):
             run = RunChunk(
                 epoch=self._peer.incarnation,
@@ -211,6 +212,8 @@ class Planning:
                 sampling=submit.sampling,
                 ending=submit.ending,
                 predicted=task.predicted,
+                past=request.ids if looks_back else b"",
+                prompt_logprobs=submit.prompt_logprobs,
             )
             hit("router.issue")
             self._books.dispatch.send(name, run, ids, now)
