@@ -8,9 +8,13 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
+import numpy as np
+from numpy.typing import NDArray
+
 from common.generation import Sampled
 from common.latency import LatencyModel
 from common.messages import KvLayout, RunChunk, Sampling
+from common.scores import Scores
 
 VOCABULARY = 32000
 
@@ -68,6 +72,19 @@ class EmulatedModel:
         while token in forbidden:
             token = (token + 1) % VOCABULARY
         return Sampled(token, None if sampling.logprobs < 0 else 0.0)
+
+    def scores(self, start: int, ids: NDArray[np.int32], num_top: int) -> Scores:
+        """Scores of prompt tokens from `start` on: made up of each one's position and id."""
+        numbers = np.array(
+            [_number(position, token) % 2**32 for position, token in enumerate(ids.tolist(), start)]
+        )
+        places = np.arange(num_top)
+        return Scores(
+            start,
+            logprobs=(-1 - numbers % 1000 / 100).astype(np.float32),
+            top_ids=((numbers[:, None] + places) % VOCABULARY).astype(np.int32),
+            top_logprobs=np.tile(-1 - places, (len(numbers), 1)).astype(np.float32),
+        )
 
     def _off(self, seconds: float, *key: object) -> float:
         if not self.error:

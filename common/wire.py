@@ -79,7 +79,7 @@ class Codec(Generic[M]):
         if any(memoryview(frame).nbytes > self._max_frame for frame in raw):
             raise WireError("size", f"{cls.__name__} with a frame over {self._max_frame} bytes")
         try:
-            return msgspec.convert(header, cls, strict=True), raw
+            return msgspec.convert(header, cls, strict=True, builtin_types=(bytes,)), raw
         except msgspec.ValidationError as error:
             raise WireError("field", f"{cls.__name__}: {error}") from None
 

@@ -1,6 +1,6 @@
 """Any local Hugging Face decoder, unmodified, with the caller's attention in place of its own."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,7 @@ from common.messages import KvLayout
 from common.model_card import fingerprint, read_config
 from common.tensor.attend import NAME, Attend, attending
 from common.tensor.compatibility import Dtype, check_config
+from common.tensor.head import Head
 from common.tensor.self_check import probe_layout, self_check
 
 UNREADABLE = (OSError, ValueError, ImportError, KeyError, StrictDataclassError)
@@ -45,7 +46,7 @@ class Model:
             attend: called once per layer, in order.
             keep: rows whose logits are wanted, through the model's own head; none skips it.
         """
-        inputs = {"input_ids": ids[None], "position_ids": positions[None], "use_cache": False}
+        inputs = _inputs(ids, positions)
         with attending(attend):
             if not keep:
                 self.causal.base_model(**inputs)
@@ -54,6 +55,21 @@ class Model:
             logits = self.causal(**inputs, logits_to_keep=rows).logits
         assert isinstance(logits, Tensor)
         return logits[0].float()
+
+    @torch.inference_mode()
+    def slices(
+        self, ids: Tensor, positions: Tensor, attend: Attend, num_rows: int
+    ) -> Iterator[Tensor]:
+        """As `forward` that keeps every row; their logits come `num_rows` rows at a time."""
+        with attending(attend):
+            outputs = self.causal.base_model(**_inputs(ids, positions))
+        head = Head(self.causal, outputs)
+        starts = range(0, len(ids), num_rows)
+        return (head.logits(slice(start, start + num_rows)) for start in starts)
+
+
+def _inputs(ids: Tensor, positions: Tensor) -> dict[str, object]:
+    return {"input_ids": ids[None], "position_ids": positions[None], "use_cache": False}
 
 
 def load(path: str, dtype: Dtype) -> Model:

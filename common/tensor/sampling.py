@@ -1,9 +1,12 @@
-"""Which token comes next: a pure function of (seed, choice, absolute position, logits).
+"""Which token comes next: a pure function of (seed, choice, position, ids so far, logits).
 
 The one random number of a position is a hash, not the state of a generator: another attempt,
 another worker or another batch draws the same token from the same logits. The number is looked
 up in the cumulated probabilities in the order of token ids, so that noise in the logits moves a
 boundary a little but never reorders the tokens.
+
+Biases come first, then penalties, temperature and filters, as in vLLM; a greedy draw has the
+first two as well.
 """
 
 import hashlib
@@ -16,13 +19,18 @@ from torch import Tensor
 from common.errors import RequestFailed
 from common.generation import Sampled
 from common.messages import Alternative, Sampling
+from common.past import Past
 
 LOWEST = -1e9
 """Log-probability reported for what is impossible."""
 
 
 def sample(
-    logits: Tensor, sampling: Sampling, position: int, forbidden: Collection[int] = ()
+    logits: Tensor,
+    sampling: Sampling,
+    position: int,
+    forbidden: Collection[int] = (),
+    past: Past | None = None,
 ) -> Sampled:
     """Draw the token at `position` of the whole sequence.
 
@@ -31,6 +39,7 @@ def sample(
         sampling: how to draw.
         position: absolute, of the token that is drawn.
         forbidden: ids that must not be drawn.
+        past: the ids before `position`, where `sampling.looks_back`.
 
     Raises:
         RequestFailed: the logits are not numbers.
@@ -39,6 +48,10 @@ def sample(
     # A client may name ids that the model does not have: they cannot be drawn anyway.
     if known := [token for token in forbidden if token < logits.numel()]:
         allowed = logits.index_fill(0, torch.tensor(known), -torch.inf)
+    if sampling.biases:
+        allowed = _biased(allowed, sampling)
+    if past is not None:
+        allowed = _penalised(allowed, sampling, past)
     highest, best = allowed.max(0)
     if not torch.isfinite(highest):
         raise RequestFailed(f"the model's logits at position {position} are not finite")
@@ -58,6 +71,31 @@ def uniform(seed: int, choice: int, position: int) -> float:
     """A number in [0, 1) with 53 random bits that depends on its three arguments alone."""
     digest = hashlib.blake2b(struct.pack("<QQQ", seed, choice, position), digest_size=8).digest()
     return float(int.from_bytes(digest, "little") >> 11) * 2.0**-53
+
+
+def _biased(logits: Tensor, sampling: Sampling) -> Tensor:
+    size = logits.numel()
+    known = [(bias.id, bias.value) for bias in sampling.biases if bias.id < size]
+    ids = torch.tensor([token for token, _ in known], dtype=torch.long)
+    return logits.index_add(0, ids, torch.tensor([value for _, value in known]).to(logits))
+
+
+def _penalised(logits: Tensor, sampling: Sampling, past: Past) -> Tensor:
+    """Logits after the penalties for what was seen, and for what was emitted and how often.
+
+    Source:
+        Keskar et al. 2019 (arXiv 1909.05858), section 4.1, for the first.
+    """
+    size = logits.numel()
+    seen = torch.from_numpy(past.seen())
+    seen = seen[(seen >= 0) & (seen < size)]
+    rows = logits[seen]
+    penalty = sampling.repetition_penalty
+    rows = torch.where(rows > 0, rows / penalty, rows * penalty)
+    ids, counts = (torch.from_numpy(part) for part in past.emitted())
+    known = (ids >= 0) & (ids < size)
+    minus = counts[known] * sampling.frequency_penalty + sampling.presence_penalty
+    return logits.index_copy(0, seen, rows).index_add(0, ids[known], -minus.to(logits))
 
 
 def _filtered(weights: Tensor, sampling: Sampling) -> Tensor:

@@ -6,8 +6,11 @@ A pure object of the event loop.
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from msgspec import structs
+
 from common.messages import DecodeJob, KvCommit
-from common.pages import Owner, num_slots
+from common.pages import Owner, Span, num_slots
+from common.past import Past
 from services.decode_worker.request import Failure, Request
 from services.decode_worker.slots import Slots
 
@@ -56,6 +59,16 @@ class Arrivals:
         spans = self._slots.spans(owner)
         if not spans or num_slots(spans) < message.prompt_length:
             return Failure(owner, "KV of a part of the prompt never arrived")
+        if arrival.job.sampling.looks_back and len(arrival.job.past) != 4 * message.prompt_length:
+            return Failure(owner, "the ids that penalties look at never arrived", retryable=False)
         del self._arrivals[owner]
-        first = arrival.job.first
-        return Request(owner, arrival.job, message.prompt_length, spans, [first], last=first.id)
+        return _request(owner, arrival.job, message.prompt_length, spans)
+
+
+def _request(owner: Owner, job: DecodeJob, prompt_length: int, spans: list[Span]) -> Request:
+    first, past = job.first, None
+    if job.sampling.looks_back:
+        past = Past(job.past, first.index)
+        past.add(first.id)
+        job = structs.replace(job, past=b"")  # known now, and long
+    return Request(owner, job, prompt_length, spans, [first], last=first.id, past=past)

@@ -65,7 +65,7 @@ class ModelEngine:
 
 def _draw(logits: Tensor, entry: Entry) -> Sampled | None:
     try:
-        return sample(logits, entry.sampling, entry.position + 1, entry.forbidden)
+        return sample(logits, entry.sampling, entry.position + 1, entry.forbidden, entry.past)
     except RequestFailed:
         return None
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from common.generation import Sampled
 from common.messages import DecodeJob, Finish, Sampling, Token
 from common.pages import Owner, Span, num_slots
+from common.past import Past
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,8 @@ class Entry:
     """Slots of the tokens up to and including `position`, at least."""
     sampling: Sampling
     forbidden: frozenset[int] = frozenset()
+    past: Past | None = None
+    """All ids up to and including `last`, where `sampling.looks_back`."""
 
 
 @dataclass
@@ -41,6 +44,8 @@ class Request:
     last: int = 0
     committed: float = 0.0
     """When all its KV had come; wall clock."""
+    past: Past | None = None
+    """Prompt and emitted ids, where the sampling looks back at them."""
     reason: Finish | None = None
 
     def take_tokens(self) -> list[Token]:
@@ -68,6 +73,8 @@ class Request:
         self.num_emitted += 1
         self.last = sampled.id
         self.reason = reason
+        if self.past is not None:
+            self.past.add(sampled.id)
         token = Token(
             request=self.owner.request,
             attempt=self.owner.attempt,

@@ -161,6 +161,7 @@ class Scheduler:
                 spans=request.spans,
                 sampling=request.job.sampling,
                 forbidden=forbidden(request.job.ending, self._eos_ids, request.num_emitted),
+                past=request.past,
             )
             for request in self._stepping
         ]

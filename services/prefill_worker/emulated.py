@@ -28,6 +28,7 @@ from common.messages import (
 )
 from common.pages import PAGE, Owner, PagePool
 from common.recent import Recent
+from common.scores import Scores
 from common.service import Process
 from common.sharding import num_tokens, owner_of_last
 from services.prefill_worker.aborts import Aborts
@@ -35,7 +36,7 @@ from services.prefill_worker.control import control
 from services.prefill_worker.hands import ChunkResult, Listener, Moments, Slots, Work
 from services.prefill_worker.holdings import Holdings
 from services.prefill_worker.instance import Instance
-from services.prefill_worker.plan import abort_of, me, others
+from services.prefill_worker.plan import abort_of, me, others, scored
 from services.prefill_worker.send_manager import SendManager
 from services.prefill_worker.transfer import Parcel
 
@@ -98,15 +99,15 @@ class EmulatedHands:
         while True:
             work, listener = await self._work.get()
             try:
-                result = await self._compute(work.run, listener)
+                result = await self._compute(work, listener)
             except (Aborted, LinkTimeout, OutOfPages, RequestFailed) as error:
                 self._leave(work.run)
                 listener.on_failed(work.run, error)
             else:
                 listener.on_done(work.run, result)
 
-    async def _compute(self, run: RunChunk, listener: Listener) -> ChunkResult:
-        clock = self._process.clock
+    async def _compute(self, work: Work, listener: Listener) -> ChunkResult:
+        clock, run = self._process.clock, work.run
         self._aborts.begin(run)
         self._aborts.check()
         self._holdings.open(run)
@@ -120,8 +121,9 @@ class EmulatedHands:
             spans = self._holdings.spans(run.request, run.attempt, run.index)
             listener.on_layer(run, layer, spans)
         wait, ended = started - came, clock.now()
+        first, scores = self._first(run), self._scores(work)
         moments = Moments(came, started, ended, ended)
-        return ChunkResult(self._first(run), ended - started, wait, wait, 0.0, moments)
+        return ChunkResult(first, ended - started, wait, wait, 0.0, moments, scores=scores)
 
     async def _gather(self, run: RunChunk) -> None:
         """Wait until all members stand at the start of this chunk.
@@ -167,6 +169,18 @@ class EmulatedHands:
         for rank, member in enumerate(run.members):
             if rank != run.rank:
                 self._links.send(self.ring, member.ring, abort_of(run))
+
+    def _scores(self, work: Work) -> tuple[Scores, ...]:
+        """Of the prompt tokens that follow this member's own, where they are wanted."""
+        run, history = work.run, work.run.chunks[work.run.index].history
+        if run.prompt_logprobs < 0:
+            return ()
+        return tuple(
+            self._model.scores(
+                start, work.ids[start - history : stop - history], run.prompt_logprobs
+            )
+            for start, stop in scored(run, len(work.ids))
+        )
 
     def _first(self, run: RunChunk) -> Token | None:
         """Token 0, where this member holds the last prompt token."""

@@ -6,7 +6,7 @@ it is refused, and the others of its group leave it too.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,7 @@ from common.generation import finish, forbidden
 from common.links.zmq import ZmqLink
 from common.messages import RunChunk, Token
 from common.pages import PAGE, Owner, PagePool, Span, join
+from common.past import Past
 from common.sharding import shards
 from common.tensor.kv_cache import KvCache
 from common.tensor.models import Model
@@ -31,10 +32,13 @@ from services.prefill_worker.holdings import ChunkSlots, Holdings
 from services.prefill_worker.mailbox import Mailbox
 from services.prefill_worker.plan import abort_of, owner_of
 from services.prefill_worker.ring import Ring
+from services.prefill_worker.scoring import Scoring
 from services.prefill_worker.zigzag import Block
 
 OnLayer = Callable[[int], None]
 
+ROWS = 128
+"""Rows whose logits are there at a time when the prompt is scored."""
 PATIENCE = 5.0
 """Times a chunk's predicted seconds that one step of its ring may take."""
 
@@ -136,13 +140,16 @@ class Engine:
         ring.gather(self.bounds.start)
         gather, gathered = self._ring.waited, time.monotonic()
         balance = Balance(self._balance, run, slots, self.cache, step)
-        logits = self._forward(run, ids, Layers(self.cache, slots, ring, balance, on_layer))
+        scoring = Scoring(run, ids) if run.prompt_logprobs >= 0 else None
+        layers = Layers(self.cache, slots, ring, balance, on_layer)
+        logits, scored = self._forward(run, ids, layers, scoring)
         ended = time.monotonic()
         first = self._sample(run, logits) if len(logits) else None
         moments = Moments(begun, gathered, ended, time.monotonic())
         wait, moved = self._ring.waited, self._balance.waited
-        compute = max(moments.sampled - begun - wait - moved, 0.0)
-        return ChunkResult(first, compute, wait, gather, moved, moments)
+        compute = max(moments.sampled - begun - wait - moved - scored, 0.0)
+        scores = scoring.scores() if scoring is not None else ()
+        return ChunkResult(first, compute, wait, gather, moved, moments, scored, scores)
 
     def _leave(self, run: RunChunk) -> None:
         """End an attempt here and tell all of its plan, for nobody is to wait for this member."""
@@ -154,25 +161,48 @@ class Engine:
                 self._ring.post(member.ring, abort_of(run))
                 self._balance.post(member.balance, abort_of(run))
 
-    def _forward(self, run: RunChunk, ids: NDArray[np.int32], layers: "Layers") -> Tensor:
+    def _forward(
+        self, run: RunChunk, ids: NDArray[np.int32], layers: "Layers", scoring: Scoring | None
+    ) -> tuple[Tensor, float]:
         """Logits [1, vocab] of the prompt's last token where this member holds it, else [0, …].
 
-        A member without tokens still serves its history and passes blocks on.
+        A member without tokens still serves its history and passes blocks on. With them come the
+        seconds that scoring took.
         """
         chunk = run.chunks[run.index]
         intervals = shards(chunk, run.rank)
         positions = torch.cat([torch.arange(*interval) for interval in intervals])
         if not len(positions):
             layers.pass_on()
-            return torch.empty(0, self.model.vocab_size)
+            return torch.empty(0, self.model.vocab_size), 0.0
         own = torch.from_numpy(ids.astype(np.int64))[positions - chunk.history]
         last = run.index == len(run.chunks) - 1 and intervals[1][1] == chunk.history + chunk.length
-        return self.model.forward(own, positions, layers.attend, [len(own) - 1] if last else [])
+        if scoring is None:
+            keep = [len(own) - 1] if last else []
+            return self.model.forward(own, positions, layers.attend, keep), 0.0
+        logits, seconds = self._score(
+            self.model.slices(own, positions, layers.attend, ROWS), scoring
+        )
+        return logits if last else logits[:0], seconds
+
+    def _score(self, slices: Iterable[Tensor], scoring: Scoring) -> tuple[Tensor, float]:
+        """Logits [1, vocab] of the last row, and the seconds that all of them took."""
+        started = time.perf_counter()
+        logits = torch.empty(0)
+        for logits in slices:
+            self._aborts.check()
+            scoring.add(logits)
+        return logits[-1:], time.perf_counter() - started
 
     def _sample(self, run: RunChunk, logits: Tensor) -> Token:
         position = run.chunks[-1].history + run.chunks[-1].length
         eos_ids = self.model.eos_ids
-        drawn = sample(logits[0], run.sampling, position, forbidden(run.ending, eos_ids, 0))
+        barred, past = forbidden(run.ending, eos_ids, 0), None
+        if run.sampling.looks_back:
+            if len(run.past) != 4 * position:
+                raise RequestFailed(f"{len(run.past)} bytes are not the {position} ids so far")
+            past = Past(run.past, run.num_emitted)
+        drawn = sample(logits[0], run.sampling, position, barred, past)
         return Token(
             request=run.request,
             attempt=run.attempt,

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from common.errors import TetrisError
 from common.messages import Held, RunChunk, Token
 from common.pages import Owner, Span
+from common.scores import Scores
 from services.prefill_worker.transfer import Parcel
 
 
@@ -51,6 +52,10 @@ class ChunkResult:
     balance: float
     """Seconds spent waiting for history."""
     moments: Moments
+    scoring: float = 0.0
+    """Seconds spent on log-probabilities of the prompt."""
+    scores: tuple[Scores, ...] = ()
+    """Of the tokens that follow this member's own, where they are wanted."""
 
 
 class Listener(Protocol):

@@ -6,7 +6,6 @@ Its KV is released once, as soon as it is over and no chunk of it runs.
 """
 
 import numpy as np
-from msgspec import structs
 
 from common.errors import Aborted, LinkTimeout, TetrisError
 from common.failpoints import hit
@@ -20,6 +19,7 @@ from common.messages import (
     PrefillFacts,
     RunChunk,
     Running,
+    Scored,
     Skip,
     Times,
     Token,
@@ -31,7 +31,7 @@ from common.service import Process
 from common.wire import Frames
 from services.prefill_worker.hands import ChunkResult, Hands, Work
 from services.prefill_worker.live import Live
-from services.prefill_worker.plan import is_sound, me, owner_of
+from services.prefill_worker.plan import is_given_up, is_sound, me, owner_of
 from services.prefill_worker.send_manager import Key, SendManager
 from services.prefill_worker.stamps import Stamps
 from services.prefill_worker.turns import Turns
@@ -115,9 +115,12 @@ class Instance:
                 self._skip(message)
             case Grant():
                 self._sends.receive(message, self._now())
+            case Scored():
+                self._voice.scored(message)
             case EndOfRequest() | Cancel():
                 self._voice.settle(message)
-                self._end(Owner(message.request, message.attempt))
+                owner = Owner(message.request, message.attempt)
+                self._end(owner, given_up=is_given_up(message))
             case _:
                 return
         self.advance()
@@ -165,6 +168,7 @@ class Instance:
         if self._is_current(run):
             self._voice.done(run, result, sent)
         self._voice.log(run, result, sent)
+        self._voice.scores(run, result)
         live = self._finish(run)
         if live is not None:
             live.is_computed = run.index == len(run.chunks) - 1
@@ -236,9 +240,7 @@ class Instance:
 
     def _aged(self, held: Held) -> Held:
         live = self._live.get(Owner(held.request, held.attempt))
-        if live is None or live.born is None:
-            return held
-        return structs.replace(held, age=max(0.0, self._now() - live.born))
+        return held if live is None else live.aged(held, self._now())
 
     def _is_current(self, run: RunChunk) -> bool:
         """Whether the router of today has issued this chunk to this life, and knows its numbers."""
@@ -268,8 +270,11 @@ class Instance:
         self._voice.failed(run, error, self._sends.broker(run.target))
         self._end(owner_of(run))
 
-    def _end(self, owner: Owner) -> None:
-        """The attempt is over: nothing more of it is sent, and nothing computed. Idempotent."""
+    def _end(self, owner: Owner, *, given_up: bool = True) -> None:
+        """The attempt is over: no more KV of it is sent, and nothing computed. Idempotent.
+
+        Only scores of its prompt, which may end after its token 0, are wanted until it is given up.
+        """
         self._ended.add(owner)
         live = self._live.get(owner)
         if live is None or live.is_over:
@@ -277,8 +282,10 @@ class Instance:
         live.is_over = True
         self._sends.end(owner)
         self._turns.void(lambda work: owner_of(work.run) == owner)
-        if self._running is not None and owner_of(self._running) == owner:
-            self._hands.abort(owner)
+        run = self._running
+        if run is not None and owner_of(run) == owner:
+            if given_up or run.prompt_logprobs < 0:
+                self._hands.abort(owner)
         else:
             self._release(owner)
 

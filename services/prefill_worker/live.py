@@ -1,14 +1,16 @@
-"""What a prefill instance keeps of an attempt that is not over, or still holds slots."""
+"""One attempt on a prefill instance, from its first chunk's arrival until its KV is released."""
 
 from dataclasses import dataclass
 
-from common.messages import RunChunk
+from msgspec import structs
+
+from common.messages import Held, RunChunk
 from services.prefill_worker.stamps import Stamps
 
 
 @dataclass
 class Live:
-    """One attempt, by the first of its chunks that has come."""
+    """What the instance knows of it."""
 
     run: RunChunk
     stamps: Stamps
@@ -16,3 +18,9 @@ class Live:
     """When it got its first slots."""
     is_computed: bool = False
     is_over: bool = False
+
+    def aged(self, held: Held, now: float) -> Held:
+        """What it holds, with its age."""
+        if self.born is None:
+            return held
+        return structs.replace(held, age=max(0.0, now - self.born))

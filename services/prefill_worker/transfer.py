@@ -185,4 +185,4 @@ class Transfer:
         if self.first is None:
             return None
         run = self.run
-        return DecodeJob(run.gateway, run.router, self.first, run.sampling, run.ending)
+        return DecodeJob(run.gateway, run.router, self.first, run.sampling, run.ending, run.past)

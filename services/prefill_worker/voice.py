@@ -1,6 +1,7 @@
 """What a prefill instance says of the chunks that it computes; silent about former lives.
 
-Ends and failures are repeated until the router answers, all else is said once.
+Ends and failures are repeated until the router answers, scores of the prompt until the gateway
+does, all else is said once.
 """
 
 from common.errors import Aborted, LinkTimeout, OutOfPages, TetrisError
@@ -17,6 +18,7 @@ from common.messages import (
     Ready,
     Released,
     RunChunk,
+    Scored,
     Times,
     Token,
 )
@@ -24,7 +26,8 @@ from common.pages import Owner
 from common.reports import Reports
 from common.service import Process
 from services.prefill_worker.hands import ChunkResult
-from services.prefill_worker.plan import me, owner_of
+from services.prefill_worker.plan import is_given_up, me, owner_of
+from services.prefill_worker.score_outbox import ScoreOutbox
 from services.prefill_worker.send_manager import Sent
 
 Report = tuple[Endpoint, Failed | EndOfRequest]
@@ -36,6 +39,7 @@ class Voice:
     def __init__(self, process: Process) -> None:
         self._process = process
         self._reports: Reports[Report] = Reports(process.config.mesh.resend)
+        self._scores = ScoreOutbox(process.config.mesh.resend)
         self._past = -1
         """The last incarnation that says nothing any more."""
 
@@ -43,17 +47,25 @@ class Voice:
         """Say nothing more of this life."""
         self._past = self._process.peer.incarnation
         self._reports.clear()
+        self._scores.clear()
+
+    def scored(self, message: Scored) -> None:
+        """A gateway has some scores, or does not want them."""
+        self._scores.settle(message, self._process.clock.now())
 
     def settle(self, message: EndOfRequest | Cancel) -> None:
         """The router knows of an end; what another worker says of it is no answer."""
+        if is_given_up(message):
+            self._scores.forget(Owner(message.request, message.attempt))
         sender = message.sender if isinstance(message, EndOfRequest) else None
         if sender in (None, self._process.peer.inbox):
             self._reports.settle(Owner(message.request, message.attempt))
 
     def repeat(self) -> None:
-        """Say what is due of all that the router has not answered."""
-        for router, message in self._reports.due(self._process.clock.now()):
-            self._process.mesh.send(router, message)
+        """Say what is due of all that was not answered."""
+        now = self._process.clock.now()
+        for endpoint, message in (*self._reports.due(now), *self._scores.due(now)):
+            self._process.mesh.send(endpoint, message)
 
     def ready(self, run: RunChunk) -> None:
         """This member waits for the chunk's group."""
@@ -74,7 +86,7 @@ class Voice:
     def log(self, run: RunChunk, result: ChunkResult, sent: Sent) -> None:
         """One line for each chunk; times on this host's monotonic clock."""
         ended, chunk = self._process.clock.now(), run.chunks[run.index]
-        came = ended - result.compute - result.wait - result.balance
+        came = ended - result.compute - result.scoring - result.wait - result.balance
         self._process.log.info(
             "chunk_done",
             request=run.request,
@@ -87,6 +99,7 @@ class Voice:
             ended=round(ended, 6),
             wait=round(result.wait - result.gather, 6),
             balance=round(result.balance, 6),
+            scoring=round(result.scoring, 6),
             sent_bytes=sent.acknowledged,
             total_bytes=sent.total,
         )
@@ -97,6 +110,12 @@ class Voice:
         decode = Peer(target.name, target.incarnation, target.inbox)
         hit("token.first")
         self._tell(run, run.gateway.inbox, FirstToken(token, decode, times))
+
+    def scores(self, run: RunChunk, result: ChunkResult) -> None:
+        """Scores of the prompt, to the gateway."""
+        if me(run).incarnation > self._past:
+            for scores in result.scores:
+                self._scores.owe(run, scores, self._process.clock.now())
 
     def released(self, run: RunChunk) -> None:
         """Nothing of the attempt is held here any more."""
@@ -117,6 +136,7 @@ class Voice:
 
     def lost(self, run: RunChunk, error: TetrisError) -> None:
         """The attempt cannot go on here, as only the router is to know."""
+        self._scores.forget(owner_of(run))
         what = f"prefill of chunk {run.index} at {me(run).name}"
         retryable = isinstance(error, LinkTimeout | OutOfPages | Aborted)
         why, sender = str(error)[:2048], me(run).inbox

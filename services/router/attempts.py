@@ -8,7 +8,16 @@ from msgspec import structs
 
 from common.errors import RequestFailed
 from common.failpoints import hit
-from common.messages import Cancel, EndOfRequest, Endpoint, Failed, Peer, Rejected, Submit
+from common.messages import (
+    MAX_PAST,
+    Cancel,
+    EndOfRequest,
+    Endpoint,
+    Failed,
+    Peer,
+    Rejected,
+    Submit,
+)
 from common.pages import Owner
 from services.router.books import Books
 from services.router.dispatch import Parcel
@@ -181,6 +190,11 @@ class Attempts:
         limit = self._books.registry.max_model_len
         if limit is not None and submit.num_tokens > limit:
             raise RequestFailed(f"{submit.num_tokens} tokens exceed max_model_len {limit}")
+        if submit.sampling.looks_back and len(request.ids) > MAX_PAST:
+            raise RequestFailed(
+                f"presence_penalty, frequency_penalty and repetition_penalty can look back at "
+                f"{MAX_PAST // 4} tokens, there are {submit.num_tokens}"
+            )
         self._planning.check(request)
 
     def _supersede(self, owner: Owner, now: float) -> None:

@@ -204,6 +204,7 @@ class Planning:
         assert plan is not None, "issued after planning"
         chunk = plan.chunks[task.index]
         ids = request.ids[4 * chunk.history : 4 * (chunk.history + chunk.length + 1)]
+        looks_back = submit.sampling.looks_back and task.index == len(plan.chunks) - 1
         for rank, name in enumerate(plan.group(task.index)):
             run = RunChunk(
                 epoch=self._peer.incarnation,
@@ -225,6 +226,8 @@ class Planning:
                 predicted=task.predicted,
                 received=self._books.wall.at(request.arrived),
                 planned=self._books.wall.at(now),
+                past=request.ids if looks_back else b"",
+                prompt_logprobs=submit.prompt_logprobs,
             )
             hit("router.issue")
             self._books.dispatch.send(name, run, ids, now)

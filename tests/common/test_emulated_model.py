@@ -1,10 +1,12 @@
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from common.emulated_model import EmulatedModel, StepCost
 from common.latency import Curve, LatencyModel
-from common.messages import KvLayout, RunChunk, Sampling
+from common.messages import KvLayout, PromptScores, RunChunk, Sampling
+from common.wire import CONTROL
 from tests.services.prefill_worker.plans import plan, run_chunk
 
 CURVES = LatencyModel({1: Curve(0.5, 0.001, 0.0, 0.0), 2: Curve(0.25, 0.0005, 1e-6, 0.0)})
@@ -61,3 +63,19 @@ def test_forbidden_tokens_are_not_drawn():
 def test_logprobs_are_given_when_asked_for():
     assert MODEL.sample(Sampling(), 1).logprob is None
     assert MODEL.sample(Sampling(logprobs=0), 1).logprob == 0.0
+
+
+def test_scores_follow_from_position_and_id_whatever_they_come_with():
+    ids = np.array([5, 9, 5, 5], np.int32)
+    every = MODEL.scores(10, ids, 3).message(slice(None))
+    parts = [*MODEL.scores(10, ids[:1], 3).message(slice(None))]
+    parts += MODEL.scores(11, ids[1:], 3).message(slice(None))
+    assert list(every) == parts
+    assert len({score.logprob for score in every}) > 1
+    assert all(len({one.id for one in score.top}) == 3 for score in every)
+    assert all(
+        list(score.top) == sorted(score.top, key=lambda one: -one.logprob) for score in every
+    )
+    message = PromptScores("r", 1, 10, every, "tcp://h:1")
+    assert CONTROL.decode(CONTROL.encode(message))[0] == message
+    assert MODEL.scores(10, ids, 0).message(slice(0, 1))[0].top == ()

@@ -10,6 +10,7 @@ from msgspec import inspect
 
 from common.errors import WireError
 from common.messages import (
+    MAX_PAST,
     PROTOCOL,
     Cancel,
     ControlMessage,
@@ -25,6 +26,7 @@ from common.messages import (
     TokenBatch,
 )
 from common.wire import CONTROL, LINK, MAX_HEADER, Codec
+from tests.services.prefill_worker.plans import plan, run_chunk
 
 CODEC_OF = {
     cls: codec
@@ -221,6 +223,27 @@ def test_bytes_in_a_header_travel_as_they_are_up_to_their_bound():
     assert CONTROL.decode(header) == (told, ())
     with pytest.raises(WireError, match="field"):
         CONTROL.decode(CONTROL.encode(Explained(1, told.explanation + b"x")))
+
+
+@pytest.mark.parametrize("size", [1, 9000, MAX_PAST])
+def test_bytes_travel_as_they_are_up_to_their_limit(size):
+    run = run_chunk(plan((8, 2)), 0, 0, past=bytes(size))
+    assert CONTROL.decode(CONTROL.encode(run, [b""])) == (run, (b"",))
+    assert len(CONTROL.encode(run, [b""])[0]) < size + 2000
+
+
+def test_bytes_over_their_limit_or_in_place_of_text_are_refused():
+    run = run_chunk(plan((8, 2)), 0, 0, past=bytes(MAX_PAST + 1))
+    for frames in (
+        CONTROL.encode(run, [b""]),
+        [cancel(request=b"r")],
+        [cancel(request=bytes(9000))],
+    ):
+        with pytest.raises(WireError, match="field"):
+            CONTROL.decode(frames)
+    header = msgspec.to_builtins(run_chunk(plan((8, 2)), 0, 0)) | {"past": "AAAA"}
+    with pytest.raises(WireError, match="field"):
+        CONTROL.decode([msgpack.packb(header), b""])
 
 
 def test_an_error_never_quotes_what_the_peer_sent():

@@ -103,6 +103,24 @@ def test_rows_that_are_not_kept_get_no_logits(tmp_path):
     torch.testing.assert_close(model.forward(ids, positions, causal, keep=[4, 1]), every[[4, 1]])
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("family", SERVED)
+def test_slices_of_every_family_are_the_logits_of_all_rows(tmp_path, family, dtype):
+    model = load(save(tmp_path, family, **SERVED[family]), dtype)
+    ids, positions, seen = torch.arange(50, 90), torch.arange(40), []
+
+    def attend(layer, *arguments):
+        seen.append(layer)
+        return causal(layer, *arguments)
+
+    parts = list(model.slices(ids, positions, attend, 16))
+    assert [len(part) for part in parts] == [16, 16, 8]
+    assert seen == [0, 1, 2]
+    every = model.forward(ids, positions, causal, keep=range(40))
+    assert parts[0].dtype == every.dtype == torch.float32
+    torch.testing.assert_close(torch.cat(parts), every, rtol=0, atol=1e-5)
+
+
 def test_forwards_in_two_threads_attend_on_their_own(tmp_path):
     model = load(save(tmp_path), "float32")
     ids, positions = torch.arange(6), torch.arange(6)

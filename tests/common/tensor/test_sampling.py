@@ -1,10 +1,13 @@
 import math
 
+import numpy as np
 import pytest
 import torch
+from transformers import RepetitionPenaltyLogitsProcessor
 
 from common.errors import RequestFailed
-from common.messages import Sampling
+from common.messages import Bias, Sampling
+from common.past import Past
 from common.tensor.sampling import sample, uniform
 
 VOCAB = 300
@@ -166,3 +169,117 @@ def test_impossible_tokens_are_never_drawn():
     drawn = {sample(logits, Sampling(), p).id for p in range(200)}
     assert drawn == {4, 40}
     assert sample(logits, Sampling(logprobs=3), 0).top[2].logprob == -1e9
+
+
+PROMPT, EMITTED = [3, 17, 17, 250, 9], [9, 41, 41, 41, 3]
+
+
+def past_of(prompt=PROMPT, emitted=EMITTED):
+    return Past(np.array([*prompt, *emitted], dtype="<i4").tobytes(), len(emitted))
+
+
+def changed(logits, sampling, prompt=PROMPT, emitted=EMITTED):
+    """The logits after biases and penalties: transformers for repetition, a loop for the rest."""
+    logits = logits.clone()
+    for bias in sampling.biases:
+        logits[bias.id] += bias.value
+    if sampling.repetition_penalty != 1:
+        processor = RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty)
+        logits = processor(torch.tensor([[*prompt, *emitted]]), logits[None])[0]
+    for token in set(emitted):
+        logits[token] -= sampling.frequency_penalty * emitted.count(token)
+        logits[token] -= sampling.presence_penalty
+    return logits
+
+
+ADJUSTED = [
+    {"presence_penalty": 1.5},
+    {"presence_penalty": -2.0},
+    {"frequency_penalty": 0.7},
+    {"frequency_penalty": -1.1},
+    {"repetition_penalty": 1.3},
+    {"repetition_penalty": 0.6},
+    {"biases": (Bias(41, 2.5), Bias(8, -100.0), Bias(0, 0.25))},
+    {
+        "presence_penalty": 0.5,
+        "frequency_penalty": 0.4,
+        "repetition_penalty": 1.2,
+        "biases": (Bias(41, 3.0), Bias(9, -4.0)),
+    },
+]
+
+
+@pytest.mark.parametrize("changes", ADJUSTED, ids=lambda changes: "-".join(changes))
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_biases_and_penalties_are_those_of_the_references_before_temperature_and_filters(
+    changes, temperature
+):
+    sampling, num_changed = Sampling(temperature=temperature, top_p=0.95, **changes), 0
+    plain = Sampling(temperature=temperature, top_p=0.95)
+    for position in range(60):
+        logits = logits_of(position)
+        # so that what is adjusted is often drawn: one is likely and positive, one negative
+        logits[[41, 9, 17, 3]] += logits.max() - 1.0
+        logits[[17, 3]] -= 2 * logits[[17, 3]].abs()
+        drawn = sample(logits, sampling, position, past=past_of()).id
+        expected = changed(logits, sampling)
+        if temperature:
+            assert drawn == reference(expected, plain, position)
+        else:
+            assert drawn == int(expected.argmax())
+        num_changed += drawn != sample(logits, plain, position).id
+    assert num_changed > 0
+
+
+def test_repetition_looks_at_the_prompt_and_the_other_penalties_do_not():
+    logits = torch.zeros(20)
+    logits[5], logits[6] = 1.0, 0.9
+    only_prompt = past_of([5], [])
+    for changes, expected in (
+        ({"repetition_penalty": 1.2}, 6),
+        ({"presence_penalty": 2.0}, 5),
+        ({"frequency_penalty": 2.0}, 5),
+    ):
+        greedy = Sampling(temperature=0, **changes)
+        assert sample(logits, greedy, 1, past=only_prompt).id == expected
+        assert sample(logits, greedy, 2, past=past_of([], [5])).id == 6
+
+
+def test_what_is_forbidden_stays_so_whatever_its_bias():
+    logits = logits_of(1)
+    sampling = Sampling(temperature=0, repetition_penalty=0.1, biases=(Bias(41, 100.0),))
+    assert sample(logits, sampling, 0, past=past_of()).id == 41
+    assert sample(logits, sampling, 0, {41}, past_of()).id != 41
+
+
+def test_ids_that_the_model_does_not_have_are_adjusted_in_silence():
+    logits = logits_of(1)
+    strange = past_of([VOCAB, 2**31 - 1, -1], [-5, VOCAB])
+    biases = (Bias(VOCAB, 100.0), Bias(2**31 - 1, -100.0))
+    sampling = Sampling(
+        temperature=0,
+        presence_penalty=2.0,
+        frequency_penalty=2.0,
+        repetition_penalty=5.0,
+        biases=biases,
+    )
+    assert sample(logits, sampling, 0, past=strange).id == int(logits.argmax())
+
+
+def test_logprobs_do_not_know_of_biases_and_penalties_and_logits_stay_as_they_are():
+    logits = logits_of(7)
+    kept, expected = logits.clone(), logits.double().log_softmax(0)
+    sampling = Sampling(
+        temperature=0, logprobs=2, repetition_penalty=1.5, biases=(Bias(41, 100.0),)
+    )
+    drawn = sample(logits, sampling, 0, past=past_of([1], [2]))
+    assert drawn.id == 41
+    assert drawn.logprob == pytest.approx(float(expected[41]), abs=1e-9)
+    assert [one.id for one in drawn.top] == expected.topk(2).indices.tolist()
+    assert torch.equal(logits, kept)
+
+
+def test_a_penalty_that_makes_logits_infinite_fails_the_request():
+    sampling = Sampling(temperature=0, repetition_penalty=1e-60)
+    with pytest.raises(RequestFailed, match="not finite"):
+        sample(logits_of(1).abs() + 1, sampling, 0, past=past_of())

@@ -1,3 +1,8 @@
+import numpy as np
+import pytest
+from msgspec import structs
+
+from common.messages import Sampling
 from common.pages import Owner, Span
 from services.decode_worker.arrivals import Arrivals
 from services.decode_worker.request import Failure, Request
@@ -53,3 +58,30 @@ def test_commits_of_two_plans_of_one_attempt_make_no_request():
     assert coming.commit(commit(num_transfers=2, job=job(), epoch=1)) is None
     made = coming.commit(commit(rank=1, num_transfers=2, num_layers=0, epoch=2))
     assert isinstance(made, Failure) and made.retryable
+
+
+def looking_back(past, **changes):
+    made = job(sampling=Sampling(presence_penalty=1.0), **changes)
+    return structs.replace(made, past=past)
+
+
+def test_what_penalties_look_at_is_the_prompt_and_all_that_was_emitted_with_token_0():
+    ids = np.array([*range(100, 117), 7, 8, 7], "<i4")
+    made = arrivals().commit(commit(job=looking_back(ids.tobytes(), first=8, index=3)))
+    assert isinstance(made, Request)
+    assert [part.tolist() for part in made.past.emitted()] == [[7, 8], [2, 2]]
+    assert made.past.seen().tolist() == [*range(100, 117), 7, 8]
+    assert made.job.past == b""
+
+
+def test_nothing_is_kept_where_the_sampling_does_not_look_back():
+    made = arrivals().commit(commit(job=job()))
+    assert isinstance(made, Request)
+    assert made.past is None
+
+
+@pytest.mark.parametrize("size", [0, 79, 76, 84])
+def test_ids_that_are_not_the_prompt_are_a_failure(size):
+    made = arrivals().commit(commit(job=looking_back(bytes(size))))
+    assert isinstance(made, Failure)
+    assert "penalties" in made.why and not made.retryable

@@ -1,10 +1,13 @@
 import random
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
-from common.messages import Sampling
+from common.messages import Bias, Sampling
 from common.pages import PAGE, Span, take
+from common.past import Past
 from common.tensor.attention import partial_attention
 from common.tensor.kv_cache import KvCache
 from common.tensor.models import load
@@ -146,3 +149,21 @@ def test_half_precision_stays_close_to_transformers(path):
     expected = logits.log_softmax(0)
     top = {a.id: a.logprob for a in drawn[0].top}
     assert max(abs(expected[i] - p) for i, p in top.items()) < 0.5
+
+
+def test_penalties_count_for_their_own_sequence_only(model):
+    sequences, plain = Sequences(model, [17, 40]), Sequences(model, [17, 40])
+    best = [sampled.id for sampled in plain.step([0, 1])]
+    ids = np.array(best[:1], dtype="<i4").tobytes()
+    sampling = Sampling(temperature=0, presence_penalty=2.0, repetition_penalty=50.0)
+    entries = [sequences.entry(index, sampling) for index in (0, 1)]
+    entries = [replace(entries[0], past=Past(ids, 1)), replace(entries[1], past=Past(b"", 0))]
+    drawn = [sampled.id for sampled in sequences.engine.step(entries)]
+    assert drawn[0] != best[0]
+    assert drawn[1] == best[1]
+
+
+def test_biases_need_no_past(model):
+    sequences = Sequences(model, [17])
+    entry = sequences.entry(0, Sampling(temperature=0, biases=(Bias(33, 100.0),)))
+    assert [sampled.id for sampled in sequences.engine.step([entry])] == [33]

@@ -1,5 +1,6 @@
 from common.generation import Sampled
 from common.pages import Owner, Span
+from common.past import Past
 from services.decode_worker.request import Request
 from tests.services.decode_worker.transfers import job
 
@@ -32,3 +33,13 @@ def test_what_is_left_is_never_nothing():
         left.append(one.num_left)
         one.emit(Sampled(9), None)
     assert left == [2, 1, 1, 1]
+
+
+def test_every_token_is_one_more_that_was_emitted():
+    one = request()
+    one.emit(Sampled(9), None)
+    assert one.past is None
+    one.past = Past(b"", 0)
+    for token in (9, 8, 9):
+        one.emit(Sampled(token), None)
+    assert [part.tolist() for part in one.past.emitted()] == [[9, 8], [2, 1]]

@@ -1,9 +1,10 @@
 import random
 
 import pytest
+from msgspec import structs
 
 from common.generation import Sampled
-from common.messages import Held
+from common.messages import Held, Sampling
 from common.pages import Owner, Span
 from services.decode_worker.scheduler import Scheduler
 from services.decode_worker.slots import Slots
@@ -364,3 +365,16 @@ def test_whatever_happens_the_books_balance(seed):
     while decode.scheduler.has_work:
         decode.step()
     assert decode.slots.totals() == (384, 384)
+
+
+def test_the_engine_gets_the_ids_up_to_the_last_token():
+    decode = Decode()
+    decode.layers()
+    made = job(first=5, sampling=Sampling(frequency_penalty=1.0))
+    decode.scheduler.commit(commit(job=structs.replace(made, past=bytes(80))))
+    counts = []
+    for _ in range(3):
+        _, [entry], _ = decode.step(token=9)
+        counts.append(dict(zip(*(part.tolist() for part in entry.past.emitted()), strict=True)))
+    # an entry's past grows with its request
+    assert counts == [{5: 1, 9: 1}, {5: 1, 9: 2}, {5: 1, 9: 3}]

@@ -76,9 +76,9 @@ class Group:
             [hands.ring for hands in self.hands], [hands.balance for hands in self.hands]
         )
 
-    def start(self, chunks, index: int, rank: int, **changes) -> RunChunk:
+    def start(self, chunks, index: int, rank: int, ids=(), **changes) -> RunChunk:
         message = run_chunk(chunks, index, rank, self.members[: chunks[-1].size], **changes)
-        self.hands[rank].start(Work(message, np.zeros(0, np.int32)), self.notes[rank])
+        self.hands[rank].start(Work(message, np.array(ids, np.int32)), self.notes[rank])
         return message
 
 
@@ -249,3 +249,32 @@ def test_a_new_life_has_links_of_its_own():
         hands = EmulatedHands(process, MODEL, links)
         places |= {hands.ring, hands.balance, hands.kv}
     assert len(places) == 6
+
+
+def test_every_token_of_a_prompt_is_scored_once_where_that_is_wanted():
+    ids = list(range(100, 120))
+
+    async def scenario(group: Group) -> None:
+        chunks = plan((7, 1), (13, 2))
+        group.start(chunks, 0, 0, ids[:8], prompt_logprobs=2)
+        await asyncio.sleep(2.0)
+        for rank in (0, 1):
+            group.start(chunks, 1, rank, ids[7:], prompt_logprobs=2)
+        await asyncio.sleep(5.0)
+
+    results = [result for notes in play(scenario).notes for _, result in notes.done]
+    found = {}
+    for scores in (scores for result in results for scores in result.scores):
+        found |= dict(enumerate(scores.message(slice(None)), scores.start))
+    assert sum(len(scores) for result in results for scores in result.scores) == 19
+    expected = MODEL.scores(1, np.array(ids[1:], np.int32), 2).message(slice(None))
+    assert found == dict(enumerate(expected, 1))
+
+
+def test_nobody_scores_what_is_not_asked_for():
+    async def scenario(group: Group) -> None:
+        group.start(plan((20, 1)), 0, 0, range(20))
+        await asyncio.sleep(5.0)
+
+    [(_, result)] = play(scenario).notes[0].done
+    assert result.scores == ()

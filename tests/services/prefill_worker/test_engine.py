@@ -1,6 +1,7 @@
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,7 +15,9 @@ from common.links.zmq import ZmqLink
 from common.messages import Ending, Sampling
 from common.sharding import shards
 from common.tensor.models import Model, load
+from services.prefill_worker import engine as engine_module
 from services.prefill_worker.engine import Bounds, Engine, Links
+from tests.common.tensor.tiny_models import save, stock
 from tests.services.prefill_worker.plans import members_at, plan, run_chunk
 
 CONFIG = LlamaConfig(
@@ -128,8 +131,8 @@ class Group:
         return [row for engine in self.engines for row in engine.model.logits]
 
 
-@pytest.fixture
-def group(model, tmp_path):
+@contextmanager
+def group_of(model, tmp_path):
     engines = []
     for rank in range(4):
         links = Links(
@@ -140,6 +143,12 @@ def group(model, tmp_path):
     yield Group(engines)
     for engine in engines:
         engine.close()
+
+
+@pytest.fixture
+def group(model, tmp_path):
+    with group_of(model, tmp_path) as made:
+        yield made
 
 
 def prompt(length, seed=0):
@@ -371,3 +380,105 @@ def test_a_chunk_predicted_to_be_slow_may_take_its_time(group):
 
     with failpoints.hooked("chunk.layer", slow), ThreadPoolExecutor(2) as pool:
         assert len(list(pool.map(member, range(2)))) == 2
+
+
+@pytest.fixture(scope="module", params=["llama", "qwen2", "qwen3"])
+def sharp(request, tmp_path_factory):
+    """A model whose logits are far from flat, and transformers' log-softmax of a prompt."""
+    path = save(tmp_path_factory.mktemp("sharp"), request.param, eos_token_id=None)
+    causal = stock(path)
+
+    @torch.inference_mode()
+    def logprobs(ids):
+        return causal(torch.from_numpy(ids.astype(np.int64))[None]).logits[0].log_softmax(-1)
+
+    return load(path, "float32"), logprobs
+
+
+def scores_of(results):
+    """Scores by position; every position once."""
+    found = {}
+    for result in (result for member in results for result in member):
+        for scores in result.scores:
+            for position, score in enumerate(scores.message(slice(None)), scores.start):
+                assert position not in found
+                found[position] = score
+    return found
+
+
+def assert_scores(found, expected, ids, num_top):
+    assert sorted(found) == list(range(1, len(ids)))
+    for position, score in found.items():
+        row = expected[position - 1]
+        assert score.logprob == pytest.approx(float(row[ids[position]]), abs=1e-4)
+        values, tokens = row.topk(num_top)
+        assert [one.id for one in score.top] == tokens.tolist()
+        assert [one.logprob for one in score.top] == pytest.approx(values.tolist(), abs=1e-4)
+
+
+@pytest.mark.parametrize("sizes", [(1,), (2,), (4,), (1, 2), (1, 2, 4)], ids=str)
+@pytest.mark.parametrize("length", [1, 2, 7, 17, 200])
+def test_any_plan_scores_every_token_of_the_prompt_once_as_transformers_does(
+    sharp, tmp_path, length, sizes
+):
+    model, logprobs = sharp
+    ids, chunks = prompt(length), forced(length, sizes)
+    expected = logprobs(ids)
+    with group_of(model, tmp_path) as group:
+        results = group.run(chunks, ids, sampling=Sampling(temperature=0), prompt_logprobs=3)
+    assert expected.std() > 1.0
+    assert_scores(scores_of(results), expected, ids, 3)
+    firsts = [result.first for member in results for result in member if result.first]
+    assert [first.id for first in firsts] == [int(expected[-1].argmax())]
+
+
+@pytest.mark.parametrize("rows", [1, 5, 16])
+@pytest.mark.parametrize("num_top", [0, 20])
+def test_scores_do_not_depend_on_how_many_rows_have_logits_at_a_time(
+    sharp, tmp_path, monkeypatch, rows, num_top
+):
+    model, logprobs = sharp
+    monkeypatch.setattr(engine_module, "ROWS", rows)
+    ids = prompt(63)
+    with group_of(model, tmp_path) as group:
+        results = group.run(forced(63, (1, 2)), ids, prompt_logprobs=num_top)
+    assert_scores(scores_of(results), logprobs(ids), ids, num_top)
+
+
+def test_nobody_scores_what_is_not_asked_for(group, monkeypatch):
+    monkeypatch.setattr(Model, "slices", None)
+    results = [result for member in group.run(plan((40, 2)), prompt(40)) for result in member]
+    assert [(result.scores, result.scoring) for result in results] == [((), 0.0)] * 2
+
+
+def test_scoring_ends_between_two_slices_when_its_attempt_does(group, monkeypatch):
+    monkeypatch.setattr(engine_module, "ROWS", 8)
+    lone, num_slices = group.engines[0], 0
+    slices = lone.model.slices
+
+    def leaving(*arguments):
+        nonlocal num_slices
+        for part in slices(*arguments):
+            num_slices += 1
+            if num_slices == 2:
+                lone.abort("r", 1)
+            yield part
+
+    lone.model.slices = leaving
+    with pytest.raises(Aborted):
+        group.member(plan((40, 1)), 0, prompt(40), prompt_logprobs=0)
+    assert num_slices == 2
+    assert lone.holdings.free_slots == POOL_TOKENS
+
+
+def test_penalties_look_at_the_ids_so_far_and_refuse_to_do_without(group, reference):
+    ids = prompt(40)
+    best, second = reference(ids)[0].topk(2).indices.tolist()
+    emitted = np.append(ids[:-1], best).astype("<i4")
+    sampling = Sampling(temperature=0, presence_penalty=2.0)
+    changes = {"sampling": sampling, "num_emitted": 1}
+    # the engine takes the ids so far from `past` alone, so that what is drawn shows what it saw
+    [[result]] = group.run(plan((40, 1)), ids, past=emitted.tobytes(), **changes)
+    assert (result.first.id, result.first.index) == (second, 1)
+    with pytest.raises(RequestFailed, match="156 bytes are not the 40 ids so far"):
+        group.run(plan((40, 1)), ids, request="q", past=emitted[1:].tobytes(), **changes)

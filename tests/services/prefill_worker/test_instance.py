@@ -26,10 +26,12 @@ from common.messages import (
     KvAck,
     KvLayout,
     Peer,
+    PromptScores,
     Ready,
     Release,
     Released,
     Running,
+    Scored,
     Skip,
     Times,
     Token,
@@ -37,6 +39,7 @@ from common.messages import (
 )
 from common.metrics import Metrics
 from common.pages import Owner, Span
+from common.scores import Scores
 from common.service import Process
 from services.prefill_worker.hands import ChunkResult, Moments, Slots, Work
 from services.prefill_worker.instance import Instance
@@ -572,3 +575,45 @@ def test_plans_that_do_not_hold_together_and_broken_ids_are_dropped() -> None:
     rig.instance.receive(run_chunk(plan((8, 1)), 0, 0), (bytes(31),))
     assert rig.started == []
     assert b'tetris_messages_dropped_total{reason="field"} 2.0' in rig.metrics.render()
+
+
+SCORES = Scores(1, np.zeros(2, np.float32), np.zeros((2, 0), np.int32), np.zeros((2, 0)))
+
+
+def scoring(*ends: ControlMessage) -> Rig:
+    """One chunk whose prompt is scored, and that is computed when these have come."""
+    rig = Rig()
+    run = run_chunk(plan((8, 1)), 0, 0, request="a", prompt_logprobs=0)
+    rig.instance.receive(run, (np.arange(8, dtype="<i4").tobytes(),))
+    for end in ends:
+        rig.instance.receive(end)
+    if not rig.aborted:
+        rig.instance.on_done(run, ChunkResult(None, 1.0, 0.5, 0.5, 0.25, 0.5, (SCORES,)))
+    return rig
+
+
+@pytest.mark.parametrize("reason", ["stop", "length"])
+def test_a_prompt_is_scored_to_its_end_also_when_another_member_has_ended_the_request(
+    reason: str,
+) -> None:
+    end = EndOfRequest("a", 1, 1, reason)
+    rig = scoring(end)
+    assert rig.aborted == []
+    assert rig.released == [A]
+    assert [message.start for message in rig.of(PromptScores)] == [1]
+    rig.instance.receive(end)
+    rig.tick(0.5)
+    assert [message.start for message in rig.of(PromptScores)] == [1]
+    rig.instance.receive(Scored("a", 1, 1))
+    rig.tick(0.5)
+    assert rig.of(PromptScores) == []
+
+
+@pytest.mark.parametrize("end", [Cancel("a", 1), EndOfRequest("a", 1, 0, "abort")], ids=str)
+def test_nobody_scores_the_prompt_of_an_attempt_that_was_given_up(end: ControlMessage) -> None:
+    rig = scoring(end)
+    assert rig.aborted == [A]
+    rig = scoring()
+    rig.instance.receive(end)
+    rig.tick(0.5)
+    assert rig.of(PromptScores) == []

@@ -6,7 +6,9 @@ and again, dies and changes its mind.
 
 import random
 from collections import Counter
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import structlog
 from msgspec import structs
@@ -24,12 +26,14 @@ from common.messages import (
     Peer,
     Release,
     RunChunk,
+    Scored,
     Skip,
     Token,
     Welcome,
 )
 from common.metrics import Metrics
 from common.pages import Owner, PagePool
+from common.scores import Scores
 from common.service import Process
 from services.prefill_worker.hands import ChunkResult, Moments, Slots, Work
 from services.prefill_worker.holdings import Holdings
@@ -44,6 +48,7 @@ CONFIG = Config(
     model=ModelConfig(path="/m", name="m"), prefill=PrefillConfig(window=2, transfer_timeout=10.0)
 )
 PLANS = [plan((8, 1)), plan((8, 1), (8, 1)), plan((8, 1), (20, 2)), plan((8, 2), (9, 2), (1, 2))]
+SCORES = Scores(1, np.zeros(2, np.float32), np.zeros((2, 0), np.int32), np.zeros((2, 0)))
 ERRORS = [OutOfPages("full"), LinkTimeout("late"), RequestFailed("no"), Aborted("rank 1 has left")]
 
 
@@ -118,6 +123,7 @@ class World:
         for index in range(len(chunks)):
             self.num_turns += 1
             run = run_chunk(chunks, index, 0, request=request, epoch=self.epoch)
+            run = structs.replace(run, prompt_logprobs=pick // 4 % 2 - 1)
             member = structs.replace(run.members[0], incarnation=self.process.peer.incarnation)
             members = (member, *run.members[1:])
             self.runs.append(structs.replace(run, turn=self.num_turns, members=members))
@@ -137,10 +143,16 @@ class World:
 
     def end(self, pick: int) -> None:
         if self.runs:
-            owner = owner_of(self.runs[-1 - pick // 2 % len(self.runs)])
+            owner = owner_of(self.runs[-1 - pick // 3 % len(self.runs)])
             self.ended.add(owner)
-            end = EndOfRequest(*owner, 0, "abort") if pick % 2 else Cancel(*owner)
-            self.instance.receive(end)
+            ends = [EndOfRequest(*owner, 0, "abort"), EndOfRequest(*owner, 1, "stop")]
+            self.instance.receive([Cancel(*owner), *ends][pick % 3])
+
+    def answer(self, pick: int) -> None:
+        """A gateway has scores."""
+        if self.runs:
+            owner = owner_of(self.runs[-1 - pick % len(self.runs)])
+            self.instance.receive(Scored(*owner, SCORES.start))
 
     def grant(self, pick: int) -> None:
         if self.runs:
@@ -176,10 +188,10 @@ class World:
             self.busy = None
             first = Token(*owner_of(run), 0, 7, finish="stop" if pick % 3 == 0 else None)
             is_last = run.index == len(run.chunks) - 1
-            result = ChunkResult(
-                first if is_last else None, 1.0, 0.0, 0.0, 0.0, Moments(self.time, *3 * [self.time])
-            )
-            self.instance.on_done(run, result)
+            moments = Moments(self.time, *3 * [self.time])
+            scores = (SCORES,) if run.prompt_logprobs >= 0 else ()
+            result = ChunkResult(first if is_last else None, 1.0, 0.0, 0.0, 0.0, moments)
+            self.instance.on_done(run, replace(result, scores=scores))
 
     def _open(self, run: RunChunk) -> None:
         try:
@@ -235,6 +247,7 @@ ACTIONS = {
     "deliver": 8,
     "skip": 1,
     "end": 2,
+    "answer": 1,
     "grant": 2,
     "ack": 4,
     "take": 4,

@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -36,10 +36,12 @@ from common.messages import (
     Member,
     Peer,
     PrefillFacts,
+    PromptScores,
     Ready,
     Released,
     RunChunk,
     Sampling,
+    Scored,
     Target,
     Token,
     TokenBatch,
@@ -136,7 +138,8 @@ class Driver:
                     self.tokens[token.request][token.index] = token
             case EndOfRequest() | Failed():
                 self.notes.append(message)
-                end = EndOfRequest(message.request, message.attempt, 0, "abort")
+                reason = "error" if isinstance(message, Failed) else message.reason
+                end = EndOfRequest(message.request, message.attempt, 0, reason)
                 self.mesh.send(message.sender or "", end)
             case _:
                 self.notes.append(message)
@@ -146,6 +149,9 @@ class Driver:
             while not is_true():
                 self._news.clear()
                 await self._news.wait()
+
+    def scores(self, request: str) -> list[PromptScores]:
+        return [n for n in self.notes if isinstance(n, PromptScores) and n.request == request]
 
     def noted(self, kind: type, request: str) -> int:
         return sum(isinstance(note, kind) and note.request == request for note in self.notes)
@@ -157,6 +163,7 @@ class Driver:
         chunks: list[Chunk],
         ending: Ending,
         skip_turns: int = 0,
+        prompt_logprobs: int = -1,
     ) -> None:
         """Send a request's chunks to all members, leaving out some turns before them."""
         hellos = [self.hellos[f"prefill-{rank}"] for rank in range(chunks[-1].size)]
@@ -188,6 +195,7 @@ class Driver:
                     sampling=Sampling(temperature=0.0),
                     ending=ending,
                     predicted=0.0,
+                    prompt_logprobs=prompt_logprobs,
                 )
                 self.mesh.send(members[rank].inbox, run, frame)
 
@@ -299,6 +307,47 @@ def test_a_request_that_ends_with_token_0_is_not_decoded(
             assert {(end.request, end.num_tokens, end.reason) for end in ends} == {
                 ("a", 1, "length")
             }
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("max_tokens", [1, 4])
+def test_a_prompt_is_scored_until_the_gateway_has_it_also_when_token_0_ends_the_request(
+    path: str, greedy: Callable[[np.ndarray, int], list[int]], max_tokens: int
+) -> None:
+    ids = prompt(300)
+    causal = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+    with torch.inference_mode():
+        logprobs = causal(torch.from_numpy(ids.astype(np.int64))[None]).logits[0].log_softmax(-1)
+
+    async def scenario() -> None:
+        async with running(path) as driver:
+            driver.submit("a", ids, plan((100, 1), (200, 2)), Ending(max_tokens), 0, 1)
+
+            def all_came_twice() -> bool:
+                count = Counter(message.start for message in driver.scores("a"))
+                return len(count) == 6 and min(count.values()) > 1
+
+            await driver.until(all_came_twice)
+            await driver.until(lambda: driver.is_finished("a") and driver.noted(Released, "a") == 2)
+            assert driver.ids("a") == greedy(ids, max_tokens)
+            unique = {message.start: message for message in driver.scores("a")}
+            for message in unique.values():
+                driver.mesh.send(message.sender, Scored("a", 1, message.start))
+            positions = []
+            for start, message in sorted(unique.items()):
+                for position, score in enumerate(message.scores, start):
+                    positions.append(position)
+                    row = logprobs[position - 1]
+                    assert score.logprob == pytest.approx(float(row[ids[position]]), abs=1e-4)
+                    assert [one.id for one in score.top] == [int(row.argmax())]
+            assert positions == list(range(1, 300))
+            # once the worker has all answers, another prompt's scores come alone
+            driver.submit("b", prompt(20), plan((20, 1)), Ending(1), 0, 0)
+            await driver.until(lambda: driver.noted(PromptScores, "b") > 0)
+            driver.notes.clear()
+            await driver.until(lambda: driver.noted(PromptScores, "b") > 2)
+            assert driver.scores("a") == []
 
     asyncio.run(scenario())
 

@@ -1,4 +1,4 @@
-from common.messages import Grant, Handshake, KvCommit, KvLayer, Loan, Peer
+from common.messages import Grant, Handshake, KvCommit, KvLayer, Loan, Peer, Token
 from common.pages import Span
 from services.prefill_worker.transfer import RETRY, Transfer
 from tests.services.prefill_worker.plans import TARGET, plan, run_chunk
@@ -82,3 +82,14 @@ def test_a_loan_is_announced_until_the_new_broker_confirms_it() -> None:
     assert sending.ask(99.0, 0.5) is None
     assert not sending.is_stalled(109.0, 10.0)
     assert sending.is_stalled(109.1, 10.0)
+
+
+def test_the_owner_of_token_0_hands_the_ids_so_far_on_with_it() -> None:
+    first = Token("r", 1, 0, 7)
+    run = run_chunk(plan((10, 1), (9, 2)), 1, 0, past=b"ids.")
+    sending = Transfer(run, TARGET, (), num_layers=0)
+    for token, past in ((None, None), (first, b"ids.")):
+        sending.first = token
+        commit = sending.parcel(loan(5), 0, "tcp://reply:1").message
+        assert isinstance(commit, KvCommit)
+        assert (commit.job and commit.job.past) == past

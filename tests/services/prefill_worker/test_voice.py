@@ -1,11 +1,26 @@
+import numpy as np
+import pytest
 import structlog
 from msgspec import structs
 
 from common.config import Config, ModelConfig
 from common.errors import Aborted, LinkTimeout, OutOfPages, RequestFailed, TetrisError, WireError
-from common.messages import ControlMessage, EndOfRequest, Failed, Peer, Ready, Released, Token
+from common.messages import (
+    Cancel,
+    ControlMessage,
+    EndOfRequest,
+    Failed,
+    Peer,
+    PromptScores,
+    Ready,
+    Released,
+    Scored,
+    Token,
+)
 from common.metrics import Metrics
+from common.scores import Scores
 from common.service import Process
+from services.prefill_worker.hands import ChunkResult
 from services.prefill_worker.voice import Voice
 from tests.services.prefill_worker.plans import plan, run_chunk
 
@@ -90,3 +105,60 @@ def test_a_former_life_says_nothing_and_the_next_one_does() -> None:
     rig.voice.released(following)
     said = [message for _, message in rig.sent]
     assert said == [Ready("m0", 2, 1, 1), Released("m0", 2, "r", 1)]
+
+
+def scored(start: int) -> ChunkResult:
+    nothing = np.empty((2, 0))
+    scores = Scores(start, np.zeros(2, np.float32), nothing.astype(np.int32), nothing)
+    return ChunkResult(None, 1.0, 0.0, 0.0, 0.0, 0.5, (scores,))
+
+
+def test_scores_are_repeated_to_the_gateway_until_it_has_them() -> None:
+    rig = Rig()
+    for start in (1, 5):
+        rig.voice.scores(RUN, scored(start))
+    rig.voice.repeat()
+    assert [(to, m.start) for to, m in rig.sent if isinstance(m, PromptScores)] == [
+        (RUN.gateway.inbox, 1),
+        (RUN.gateway.inbox, 5),
+    ]
+    rig.voice.scored(Scored("r", 1, 1))
+    rig.sent.clear()
+    rig.time = 0.5
+    rig.voice.repeat()
+    assert [m.start for _, m in rig.sent if isinstance(m, PromptScores)] == [5]
+
+
+@pytest.mark.parametrize(
+    ("end", "num_sent"),
+    [
+        (EndOfRequest("r", 1, 1, "length"), 1),
+        (EndOfRequest("r", 1, 1, "stop"), 1),
+        (EndOfRequest("r", 1, 0, "abort"), 0),
+        (EndOfRequest("r", 1, 0, "error", "tcp://another:1"), 0),
+        (Cancel("r", 1), 0),
+    ],
+    ids=str,
+)
+def test_scores_outlive_the_end_of_their_attempt_unless_it_was_given_up(
+    end: EndOfRequest | Cancel, num_sent: int
+) -> None:
+    rig = Rig()
+    rig.voice.scores(RUN, scored(1))
+    rig.voice.settle(end)
+    rig.voice.repeat()
+    assert len(rig.sent) == num_sent
+
+
+def test_neither_a_failed_attempt_nor_a_former_life_has_scores() -> None:
+    rig = Rig()
+    rig.voice.scores(RUN, scored(1))
+    rig.voice.lost(RUN, OutOfPages("full"))
+    assert not [m for _, m in rig.sent if isinstance(m, PromptScores)]
+    rig = Rig()
+    rig.voice.scores(RUN, scored(1))
+    rig.voice.fence()
+    rig.process.renew()
+    rig.voice.scores(RUN, scored(1))
+    rig.voice.repeat()
+    assert rig.sent == []

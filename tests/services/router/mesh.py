@@ -85,13 +85,13 @@ class Mesh:
         return [(to, message) for to, message, _ in self.sent if isinstance(message, kind)]
 
     def submit(self, name="r", length=1000, attempt=1, **changes):
-        fields = {"reply": GATEWAY, "ending": Ending(max_tokens=10)} | changes
+        fields = {"reply": GATEWAY, "ending": Ending(max_tokens=10), "sampling": Sampling()}
+        fields |= changes
         submit = Submit(
             request=name,
             attempt=attempt,
             num_tokens=length,
             num_emitted=0,
-            sampling=Sampling(),
             **fields,
         )
         self.give(submit, array("i", range(length)).tobytes())

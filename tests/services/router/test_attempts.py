@@ -1,7 +1,18 @@
 import pytest
+from msgspec import structs
 
 from common.failpoints import hooked
-from common.messages import Accepted, Cancel, EndOfRequest, Failed, Rejected, RunChunk
+from common.messages import (
+    MAX_PAST,
+    Accepted,
+    Cancel,
+    EndOfRequest,
+    Failed,
+    Rejected,
+    RunChunk,
+    Sampling,
+)
+from common.wire import CONTROL
 from tests.services.router.mesh import Mesh
 
 
@@ -94,3 +105,26 @@ def test_every_failpoint_is_reached():
             mesh.give(EndOfRequest(name, 1, 1, "stop"))
             mesh.give(EndOfRequest(name, 1, 1, "stop"))
     assert reached == ["router.submit", "router.plan", *3 * ["router.issue"], "router.end"]
+
+
+@pytest.mark.parametrize("attempt", [1, 2])
+def test_penalties_cannot_look_back_at_more_than_a_header_holds(monkeypatch, attempt):
+    monkeypatch.setattr("services.router.attempts.MAX_PAST", 4000)
+    mesh = Mesh()
+    penalised = Sampling(frequency_penalty=0.5)
+    mesh.submit("short", 1000, attempt, sampling=penalised)
+    mesh.submit("plain", 1001, attempt)
+    assert mesh.sent_of(Rejected) == []
+    mesh.submit("long", 1001, attempt, sampling=penalised)
+    [(to, rejected)] = mesh.sent_of(Rejected)
+    assert (to, rejected.request, rejected.status) == ("in-g", "long", 400)
+    assert "frequency_penalty" in rejected.reason
+    assert "look back at 1000 tokens, there are 1001" in rejected.reason
+
+
+def test_the_most_that_penalties_look_back_at_travels_in_a_header():
+    mesh = Mesh(num_prefill=8, total=2**20)
+    mesh.submit("r", 90_000, forced_plan="8", sampling=Sampling(frequency_penalty=0.5))
+    [*runs] = [run for _, run in mesh.sent_of(RunChunk)]
+    whole = structs.replace(runs[-1], past=bytes(MAX_PAST))
+    assert CONTROL.decode(CONTROL.encode(whole, [b""]))[0] == whole

@@ -1,6 +1,8 @@
+from array import array
+
 import pytest
 
-from common.messages import Ready, RunChunk
+from common.messages import Ready, RunChunk, Sampling
 from common.schedule import Pricing, Schedule
 from tests.services.router.mesh import Mesh, hello
 
@@ -66,3 +68,28 @@ def test_a_chunk_says_when_its_request_came_and_when_the_planning_began_that_led
     mesh.run_all()
     times = [(run.request, run.received, run.planned) for _, run in mesh.sent_of(RunChunk)]
     assert times == [("a", 1000.0, 1000.0), ("b", 1001.0, 1005.0)]
+
+
+def test_the_ids_so_far_go_with_the_last_chunk_and_only_where_penalties_look_at_them():
+    mesh = Mesh()
+    mesh.submit("a", 1000, forced_plan="1,2", sampling=Sampling(repetition_penalty=1.1))
+    mesh.submit("b", 1000, forced_plan="1,2")
+    sent = [(run.request, run.index, run.rank, len(run.past)) for _, run in mesh.sent_of(RunChunk)]
+    assert sorted(sent) == [
+        ("a", 0, 0, 0),
+        ("a", 1, 0, 4000),
+        ("a", 1, 1, 4000),
+        ("b", 0, 0, 0),
+        ("b", 1, 0, 0),
+        ("b", 1, 1, 0),
+    ]
+    [past] = {run.past for _, run in mesh.sent_of(RunChunk) if run.past}
+    assert past == array("i", range(1000)).tobytes()
+
+
+def test_every_member_of_every_chunk_scores_the_prompt_where_that_is_wanted():
+    mesh = Mesh()
+    mesh.submit("a", 1000, forced_plan="1,2", prompt_logprobs=7)
+    mesh.submit("b", 1000, forced_plan="1,2")
+    wanted = [(run.request, run.prompt_logprobs) for _, run in mesh.sent_of(RunChunk)]
+    assert sorted(wanted) == 3 * [("a", 7)] + 3 * [("b", -1)]
