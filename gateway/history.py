@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from operator import attrgetter
 
-from common.events import Happening, MeshState
+from common.events import DecodeState, Happening, MeshState, PrefillState
 from common.messages import Events
 
 MAX_EVENTS = 200_000
@@ -111,9 +111,7 @@ class History:
     def forget(self, now: float) -> None:
         """Let go of what is too old or too much."""
         batches = self._batches
-        while batches and (
-            self._count > self._max_events or now - batches[0].came > self._max_age
-        ):
+        while batches and (self._count > self._max_events or now - batches[0].came > self._max_age):
             self._drop(batches.popleft())
 
     def since(self, moment: float) -> int:
@@ -168,7 +166,8 @@ class History:
                 del self._by_request[event.request]
 
     def _place(self, state: MeshState) -> None:
-        for member in (*state.prefill, *state.decode):
+        members: list[PrefillState | DecodeState] = [*state.prefill, *state.decode]
+        for member in members:
             self.nodes[member.name] = member.node
         while len(self.nodes) > MAX_NODES:
             del self.nodes[next(iter(self.nodes))]
