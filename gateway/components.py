@@ -40,7 +40,7 @@ class Walk:
     """Goes from moment to moment of an interval and never back."""
 
     def __init__(self, parts: tuple[Part, ...], start: float, stop: float) -> None:
-        self.parts = Parts({part: 0.0 for part in parts})
+        self.parts = Parts(dict.fromkeys(parts, 0.0))
         self._start = start
         self._length = stop - start
         self._at = 0.0
@@ -79,6 +79,7 @@ def of_first(arrived: float, ready: float, times: Times, came: float) -> Parts:
     Args:
         arrived: when the gateway got the request; all moments are seconds of the wall clock.
         ready: when it had the prompt's ids.
+        times: what the prefill instance with the last prompt token tells.
         came: when it got the first token, not before `arrived`.
     """
     walk = Walk(FIRST, arrived, came)

@@ -16,22 +16,26 @@ from gateway.questions import Questions
 from gateway.readiness import Readiness
 from gateway.schedule import KnownSchedule
 from gateway.tokenizer import Tokenizer
+from gateway.window import Window
 
 
 class Gateway:
     """The parts of one gateway and the loop that feeds them."""
 
     def __init__(self, process: Process, card: ModelCard, tokenizer: Tokenizer) -> None:
-        figures = self._figures = Figures(process.metrics, card.name)
+        config = process.config.gateway
+        figures = self._figures = Figures(
+            process.metrics, card.name, card.max_model_len, config.metrics_compat
+        )
         self._process = process
         self._calls = Calls(process, figures)
+        self._window = Window(process.clock, figures, self._calls.journeys)
         self._schedule = KnownSchedule()
         self._questions = Questions(process, self._schedule)
         self._readiness = Readiness()
         self._moving = False
         hello = Hello("gateway", process.peer, process.node, PROTOCOL, card)
         self._membership = Membership(process, hello, self._facts, self._calls.fence)
-        config = process.config.gateway
         generation = Generation(config, card, tokenizer, self._calls, self._readiness, figures)
         stopping, render = process.stopping.is_set, process.metrics.render
         probes = app.Probes(card, self._is_moving, self._joined, stopping, render)
@@ -77,6 +81,8 @@ class Gateway:
                 message, _ = await self._process.mesh.receive()
                 self._schedule.receive(message)
                 if self._membership.receive(message) or self._questions.receive(message):
+                    continue
+                if self._window.receive(message):
                     continue
                 if isinstance(message, ClusterState):
                     self._readiness.receive(message, self._process.clock.now())
