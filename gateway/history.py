@@ -124,7 +124,8 @@ class History:
 
         At least one batch, if there is one; more as long as `limit` events suffice.
         """
-        read = Read(position)
+        # What is not there any more counts as lost, unless something is found.
+        read = Read(self._end, self._end - position)
         index = bisect_left(self._batches, position, key=attrgetter("position"))
         for batch in islice(self._batches, index, None):
             num_events = len(read.events) + len(batch.events)

@@ -12,6 +12,7 @@ from gateway import app, control
 from gateway.calls import Calls
 from gateway.figures import Figures
 from gateway.generation import Generation
+from gateway.panes import Panes
 from gateway.questions import Questions
 from gateway.readiness import Readiness
 from gateway.schedule import KnownSchedule
@@ -40,7 +41,8 @@ class Gateway:
         stopping, render = process.stopping.is_set, process.metrics.render
         probes = app.Probes(card, self._is_moving, self._joined, stopping, render)
         self._public = app.runner(app.build(config, generation, probes, figures))
-        self._control = app.runner(control.build(self._questions, figures))
+        panes = Panes(self._window, card.name)
+        self._control = app.runner(control.build(self._questions, figures, panes))
 
     async def run(self) -> None:
         """Serve until cancelled; what is open then is told that there is no time left."""
