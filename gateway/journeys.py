@@ -94,9 +94,9 @@ class Journeys:
         """Requests that a client means: a request's own name, without its choice, or an id."""
         if alias in self._journeys:
             return [alias]
-        whole = _CHOICE.fullmatch(alias)
-        if whole and whole[1] in self._journeys:
-            return [whole[1]]
+        bare = without_choice(alias)
+        if bare in self._journeys:
+            return [bare]
         return list(self._names.known.get(alias, ()))
 
     # What the gateway hears of a request
@@ -212,7 +212,11 @@ class Journeys:
             self._names.remove(alias, name)
 
 
-def _aliases(name: str, origin: Origin) -> set[str]:
+def without_choice(name: str) -> str:
+    """The name that an answer has of which this request is one choice."""
     whole = _CHOICE.fullmatch(name)
-    aliases = {origin.request_id} | ({whole[1]} if whole else set())
-    return aliases - {""}
+    return whole[1] if whole else name
+
+
+def _aliases(name: str, origin: Origin) -> set[str]:
+    return {origin.request_id, without_choice(name)} - {"", name}

@@ -41,7 +41,7 @@ class Gateway:
         stopping, render = process.stopping.is_set, process.metrics.render
         probes = app.Probes(card, self._is_moving, self._joined, stopping, render)
         self._public = app.runner(app.build(config, generation, probes, figures))
-        panes = Panes(self._window, card.name)
+        panes = Panes(self._window, self._questions, card.name)
         self._control = app.runner(control.build(self._questions, figures, panes))
 
     async def run(self) -> None:

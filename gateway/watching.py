@@ -15,6 +15,7 @@ from common.events import Happening
 from gateway.errors import Refusal
 from gateway.queries import number
 from gateway.window import Window
+from gateway.writing import write
 
 MAX_WATCHERS = 16
 REPLAY, MAX_REPLAY = 60.0, 600.0
@@ -25,8 +26,6 @@ CLOCK = 1.0
 """Seconds between two tellings of the time, which keep the connection open as well."""
 MAX_BEHIND = 5000
 """Events that a watcher may be behind before it skips them."""
-WRITE = 30.0
-"""Seconds for a watcher to take what is written."""
 _HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",
     "Cache-Control": "no-cache",
@@ -101,7 +100,7 @@ class Watching:
                 data, due = self._clock(), now + CLOCK
             data += place.next()
             if data:
-                await _write(http, response, data)
+                await write(http, response, data)
             # A write seldom gives way by itself, and a replay is not to hold up the others.
             await asyncio.sleep(PAUSE if place.is_live else 0)
 
@@ -126,13 +125,3 @@ def _happenings(epoch: int, last: int, events: list[Happening]) -> bytes:
 
 def _hole(lost: int) -> bytes:
     return b'event: hole\ndata: {"lost":%d}\n\n' % lost
-
-
-async def _write(http: web.Request, response: web.StreamResponse, data: bytes) -> None:
-    try:
-        async with asyncio.timeout(WRITE):
-            await response.write(data)
-    except TimeoutError:
-        if http.transport is not None:
-            http.transport.abort()
-        raise ConnectionResetError("the watcher does not read") from None

@@ -1,6 +1,5 @@
 import asyncio
 import json
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -141,30 +140,6 @@ def test_streams_end_with_the_gateway(bench: Bench) -> None:
             # Ends, and does so with a proper last chunk instead of a broken connection.
             while await page.answer.content.readany():
                 pass
-
-    bench(accept, scenario)
-
-
-def test_who_does_not_read_is_cut_off(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watching, "WRITE", 0.1)
-
-    async def scenario(client: Client) -> None:
-        wide = mesh_state(1.0, [f"prefill-{i}" for i in range(1024)])
-        for number in range(150):  # 17 MB, more than what the sockets take in
-            await arrived(client, said(number, wide))
-        host, _, port = client.control.removeprefix("http://").partition(":")
-        plain = socket.socket()
-        plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        plain.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(plain, (host, int(port)))
-        reader, writer = await asyncio.open_connection(sock=plain, limit=1024)
-        writer.write(b"GET /tetris/events HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert await reader.read(15) == b"HTTP/1.1 200 OK"
-        async with asyncio.timeout(10):
-            await asyncio.sleep(0.5)
-            with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
-                await reader.readexactly(1 << 30)
-        writer.close()
 
     bench(accept, scenario)
 
