@@ -101,6 +101,8 @@ class GatewayConfig(Section, frozen=True):
     """Where operators reach /tetris/*."""
     metrics_compat: Literal["vllm", "none"] = "vllm"
     """Whose names `/metrics` tells beside our own."""
+    otlp: str = ""
+    """URL of an OpenTelemetry collector that gets every request's spans; none when empty."""
 
 
 class RouterConfig(Section, frozen=True):

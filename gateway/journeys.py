@@ -6,7 +6,7 @@ times and counts, no text and no token.
 
 import re
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from common.events import Planned
@@ -78,6 +78,8 @@ class Journeys:
     """All open requests of this gateway and the last ones that ended."""
 
     def __init__(self, figures: Figures) -> None:
+        self.on_end: Callable[[Journey], object] = _nothing
+        """Called with every journey that has ended."""
         self._figures = figures
         self._journeys: dict[str, Journey] = {}
         self._ended: deque[str] = deque()
@@ -156,6 +158,7 @@ class Journeys:
             self._figures.journeys.second_unattributed.inc()
         if outcome in ("stop", "length"):
             self._finished(journey, last)
+        self.on_end(journey)
         self._ended.append(name)
         if len(self._ended) > MAX_ENDED:
             self._forget(self._ended.popleft())
@@ -210,6 +213,10 @@ class Journeys:
         journey = self._journeys.pop(name)
         for alias in _aliases(name, journey.origin):
             self._names.remove(alias, name)
+
+
+def _nothing(journey: Journey) -> None:
+    pass
 
 
 def without_choice(name: str) -> str:

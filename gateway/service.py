@@ -12,6 +12,7 @@ from gateway import app, control
 from gateway.calls import Calls
 from gateway.figures import Figures
 from gateway.generation import Generation
+from gateway.otlp import Otlp
 from gateway.panes import Panes
 from gateway.questions import Questions
 from gateway.readiness import Readiness
@@ -30,7 +31,8 @@ class Gateway:
         )
         self._process = process
         self._calls = Calls(process, figures)
-        self._window = Window(process.clock, figures, self._calls.journeys)
+        otlp = Otlp(config.otlp, process.peer.name) if config.otlp else None
+        self._window = Window(process.clock, figures, self._calls.journeys, otlp)
         self._schedule = KnownSchedule()
         self._questions = Questions(process, self._schedule)
         self._readiness = Readiness()
@@ -62,6 +64,7 @@ class Gateway:
                 self._calls.abandon()
                 await self._public.cleanup()
                 await self._control.cleanup()
+                self._window.close()
 
     async def _listen(self, runner: web.AppRunner, where: str, keys: str) -> web.TCPSite:
         host, _, port = where.rpartition(":")

@@ -3,7 +3,9 @@ from common.messages import Accepted
 from common.metrics import Metrics
 from gateway.figures import Figures
 from gateway.journeys import Journeys
-from gateway.window import Window
+from gateway.origin import CURRENT, Origin
+from gateway.spans import Span
+from gateway.window import SETTLE, Window
 from tests.gateway.desk import Time
 from tests.gateway.happenings import mesh_state, said, story
 
@@ -31,3 +33,40 @@ def test_plans_of_other_gateways_requests_are_history_alone() -> None:
     seen.receive(said(0, *story("r", 1.0)))
     assert len(seen.history.of("r")) == len(story("r", 1.0))
     assert 'tetris_predicted_ttft_seconds_count{plan="chosen"} 0.0' in metrics.render().decode()
+
+
+class Collected:
+    """In the place of an exporter."""
+
+    def __init__(self) -> None:
+        self.spans: list[tuple[Span, str | None]] = []
+        self.is_closed = False
+
+    def export(self, span: Span, traceparent: str | None) -> None:
+        self.spans.append((span, traceparent))
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+def test_a_request_is_exported_when_its_last_events_had_time_to_come() -> None:
+    time, collected = Time(), Collected()
+    figures = Figures(Metrics(), "tiny")
+    journeys = Journeys(figures)
+    seen = Window(time, figures, journeys, collected)
+    for name in ("a", "b"):
+        CURRENT.set(Origin(name, "parent-" + name))
+        journeys.opened(name, 10, time.at, time.at, time.wall())
+    CURRENT.set(None)
+    journeys.closed("a", "length", 3, time.at + 1, time.at + 1)
+    seen.receive(said(0, *story("a", time.wall())))
+    assert collected.spans == []
+    time.at += 1 + SETTLE
+    seen.receive(said(len(story("a", 0.0)), mesh_state(1.0)))
+    ((span, parent),) = collected.spans
+    assert (span.attributes["tetris.request"], parent) == ("a", "parent-a")
+    assert [child.name for child in span.children] == ["chunk", "chunk", "transfer", "decode"]
+    journeys.closed("b", "abort", 0, time.at, time.at)
+    seen.close()
+    assert [parent for _, parent in collected.spans] == ["parent-a", "parent-b"]
+    assert collected.is_closed
