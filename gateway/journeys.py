@@ -54,6 +54,13 @@ class Journey:
         """Seconds from arrival to the first token."""
         return None if self.first is None else self.first[0] - self.arrival
 
+    @property
+    def queued(self) -> float | None:
+        """Seconds that it waited for its plan and for instances, also between its chunks."""
+        if self.first_parts is None:
+            return None
+        return self.first_parts.seconds["plan"] + self.first_parts.seconds["queue"]
+
 
 @dataclass(slots=True)
 class Names:
@@ -202,15 +209,17 @@ class Journeys:
         standard.decode_time.observe(decode)
         if journey.num_tokens > 1:
             standard.tpot.observe(decode / (journey.num_tokens - 1))
-        if journey.first_parts is not None:
+        if journey.first_parts is not None and journey.queued is not None:
             parts = journey.first_parts.seconds
-            standard.queue_time.observe(parts["plan"] + parts["queue"])
+            standard.queue_time.observe(journey.queued)
             prefill = parts["balance"] + parts["prefill"] + parts["deliver"]
             standard.prefill_time.observe(prefill)
             standard.inference_time.observe(prefill + decode)
 
     def _forget(self, name: str) -> None:
-        journey = self._journeys.pop(name)
+        journey = self._journeys.pop(name, None)
+        if journey is None:
+            return
         for alias in _aliases(name, journey.origin):
             self._names.remove(alias, name)
 

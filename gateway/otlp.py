@@ -44,8 +44,9 @@ class Otlp:
         self._propagator = TraceContextTextMapPropagator()
         resource = Resource.create({"service.name": "tetris", "service.instance.id": name})
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-        exporter = OTLPSpanExporter(f"{url.rstrip('/')}/v1/traces", timeout=TIMEOUT)
-        self._provider.add_span_processor(BatchSpanProcessor(exporter, max_queue_size=QUEUE))
+        self._exporter = OTLPSpanExporter(f"{url.rstrip('/')}/v1/traces", timeout=TIMEOUT)
+        processor = BatchSpanProcessor(self._exporter, max_queue_size=QUEUE)
+        self._provider.add_span_processor(processor)
         self._tracer = self._provider.get_tracer("tetris")
 
     def export(self, span: Span, traceparent: str | None) -> None:
@@ -58,6 +59,9 @@ class Otlp:
         flushing = Thread(target=self._provider.shutdown, daemon=True)
         flushing.start()
         flushing.join(FLUSH)
+        if flushing.is_alive():
+            # It would try again for a while.
+            self._exporter.shutdown()
 
     def _put(self, span: Span, context: Any, *, is_root: bool) -> None:
         kind = self._trace.SpanKind.SERVER if is_root else self._trace.SpanKind.INTERNAL
