@@ -44,7 +44,7 @@ class Otlp:
         self._propagator = TraceContextTextMapPropagator()
         resource = Resource.create({"service.name": "tetris", "service.instance.id": name})
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-        self._exporter = OTLPSpanExporter(f"{url.rstrip('/')}/v1/traces", timeout=TIMEOUT)
+        self._exporter: Any = OTLPSpanExporter(f"{url.rstrip('/')}/v1/traces", timeout=TIMEOUT)
         processor = BatchSpanProcessor(self._exporter, max_queue_size=QUEUE)
         self._provider.add_span_processor(processor)
         self._tracer = self._provider.get_tracer("tetris")
