@@ -9,6 +9,9 @@ import pytest
 from common.errors import ConfigError
 from gateway.otlp import Otlp
 from gateway.spans import Span
+from tests.gateway.bench import COMPLETION, Bench, Client, say
+from tests.gateway.happenings import mesh_state, said, story
+from tests.gateway.test_watching import arrived
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 WHY = "OpenTelemetry is not installed"
@@ -122,3 +125,19 @@ def test_without_the_package_the_start_fails_saying_what_to_install(
 def test_what_is_no_url_is_refused(url: str) -> None:
     with pytest.raises(ConfigError, match=r"gateway\.otlp: a URL"):
         Otlp(url, "gateway-0")
+
+
+def test_a_gateway_exports_its_requests_when_it_is_told_to(bench: Bench) -> None:
+    pytest.importorskip("opentelemetry.sdk", reason=WHY)
+
+    async def scenario(client: Client) -> None:
+        status, *_ = await client.post("/v1/completions", COMPLETION, traceparent=PARENT)
+        assert status == 200
+        name = client.mesh.submits[0].request
+        await arrived(client, said(0, *story(name, 1.0), mesh_state(2.0)))
+
+    with collecting() as collector:
+        bench(say("hello", "length"), scenario, otlp=f"http://127.0.0.1:{collector.server_port}")
+        found = collector.spans()
+    assert set(found) == {"request", "chunk", "balance", "transfer", "decode"}
+    assert {span.trace_id.hex() for span in found.values()} == {PARENT.split("-")[1]}
