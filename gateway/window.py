@@ -17,6 +17,8 @@ from gateway.spans import span_of
 SETTLE = 2.0
 """Seconds after a request's end in which the last events of it may still come."""
 MAX_SETTLING = 4096
+AT_ONCE, AT_END = 10, 500
+"""Requests whose spans are made in one go: each takes one or two milliseconds."""
 
 
 class Window:
@@ -42,13 +44,13 @@ class Window:
         for event in self.history.take(message, now):
             self._see(event)
         self._figures.events_lost.inc(self.history.lost - before)
-        self._export(now - SETTLE)
+        self._export(now - SETTLE, AT_ONCE)
         return True
 
     def close(self) -> None:
         """Export what is left."""
         if self._otlp is not None:
-            self._export(float("inf"))
+            self._export(float("inf"), AT_END)
             self._otlp.close()
 
     def _see(self, event: Happening) -> None:
@@ -57,10 +59,10 @@ class Window:
         elif isinstance(event, MeshState):
             self._figures.described(event)
 
-    def _export(self, until: float) -> None:
-        while self._otlp is not None and self._settling:
+    def _export(self, until: float, limit: int) -> None:
+        for _ in range(min(limit, len(self._settling))):
             journey = self._settling[0]
-            if journey.ended is None or journey.ended > until:
+            if self._otlp is None or journey.ended is None or journey.ended > until:
                 break
             self._settling.popleft()
             span = span_of(journey, self.history.of(journey.name))

@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from common.messages import ClusterState
+from common.messages import ClusterState, Failed, Rejected
 from common.metrics import Metrics
+from gateway.errors import Refusal
 from gateway.figures import Figures
+from tests.gateway.desk import Desk
 from tests.gateway.happenings import mesh_state
 
 SNAPSHOT = Path(__file__).with_name("metrics.txt")
@@ -45,6 +48,34 @@ def test_running_requests_are_those_that_have_a_plan() -> None:
     text = shown().render().decode()
     assert 'vllm:num_requests_running{engine="0",model_name="tiny"} 5.0' in text
     assert 'vllm:num_requests_waiting{engine="0",model_name="tiny"} 2.0' in text
+
+
+def test_refusals_of_the_router_are_counted_by_reason() -> None:
+    desk = Desk()
+    for status in (503, 400):
+        desk.open()
+        desk.calls.receive(Rejected("r", 1, status, "no", retry_after=1.0))
+        desk.close()
+    text = desk.metrics.render().decode()
+    labels = 'vllm:admission_rejections_total{engine="0",model_name="tiny",reason'
+    assert f'{labels}="overload"}} 1.0' in text
+    assert f'{labels}="too_large"}} 1.0' in text
+    assert f'{labels}="gateway_full"}} 0.0' in text
+
+
+def test_requests_for_which_there_is_no_place_are_counted() -> None:
+    desk = Desk(max_requests=1)
+    with desk.calls.place(), pytest.raises(Refusal), desk.calls.place():
+        pass
+    assert 'reason="gateway_full"} 1.0' in desk.metrics.render().decode()
+
+
+def test_a_resumed_attempt_that_is_refused_is_no_request_that_was_not_taken_in() -> None:
+    desk = Desk()
+    desk.open()
+    desk.calls.receive(Failed("r", 1, "decode", "gone", retryable=True))
+    desk.calls.receive(Rejected("r", 2, 503, "no", retry_after=1.0))
+    assert 'reason="overload"} 0.0' in desk.metrics.render().decode()
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from gateway.figures import Figures
 from gateway.journeys import Journeys
 from gateway.origin import CURRENT, Origin
 from gateway.spans import Span
-from gateway.window import SETTLE, Window
+from gateway.window import AT_ONCE, SETTLE, Window
 from tests.gateway.desk import Time
 from tests.gateway.happenings import mesh_state, said, story
 
@@ -70,3 +70,17 @@ def test_a_request_is_exported_when_its_last_events_had_time_to_come() -> None:
     seen.close()
     assert [parent for _, parent in collected.spans] == ["parent-a", "parent-b"]
     assert collected.is_closed
+
+
+def test_many_requests_that_end_together_are_exported_bit_by_bit() -> None:
+    time, collected = Time(), Collected()
+    journeys = Journeys(Figures(Metrics(), "tiny"))
+    seen = Window(time, Figures(Metrics(), "tiny"), journeys, collected)
+    for number in range(AT_ONCE + 3):
+        journeys.opened(f"r{number}", 10, time.at, time.at, time.wall())
+        journeys.closed(f"r{number}", "stop", 1, time.at, time.at)
+    time.at += SETTLE
+    seen.receive(said(0, mesh_state(1.0)))
+    assert len(collected.spans) == AT_ONCE
+    seen.receive(said(1, mesh_state(2.0)))
+    assert len(collected.spans) == AT_ONCE + 3
