@@ -99,6 +99,10 @@ class GatewayConfig(Section, frozen=True):
     control_host: str = "127.0.0.1"
     control_port: Port = 8001
     """Where operators reach /tetris/*."""
+    metrics_compat: Literal["vllm", "none"] = "vllm"
+    """Whose names `/metrics` tells beside our own."""
+    otlp: str = ""
+    """URL of an OpenTelemetry collector that gets every request's spans; none when empty."""
 
 
 class RouterConfig(Section, frozen=True):

@@ -1,8 +1,6 @@
 """The routes of the gateway, and what holds for all of them: limits, request ids, error JSON."""
 
 import logging
-import re
-import secrets
 from collections.abc import Awaitable, Callable
 
 import msgspec
@@ -17,11 +15,10 @@ from gateway.bodies import JSON
 from gateway.errors import Refusal
 from gateway.figures import Figures
 from gateway.generation import Generation
+from gateway.origin import CURRENT, REQUEST_ID, origin_of
 
-REQUEST_ID = "x-request-id"
 CUT = 2.0
 """Seconds for what is still open at the very end to be told so."""
-_VALID_ID = re.compile(r"[\x21-\x7e]{1,128}")
 _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -106,7 +103,9 @@ def build(
 
 def empty(figures: Figures, max_body: int) -> web.Application:
     """An application without routes whose errors are JSON; bodies are bounded, in bytes."""
-    app = web.Application(client_max_size=max_body, middlewares=[_errors_as_json(figures)])
+    app = web.Application(
+        client_max_size=max_body, middlewares=[_originate, _errors_as_json(figures)]
+    )
     app.on_response_prepare.append(_name)
     return app
 
@@ -133,8 +132,14 @@ def _is_ours(record: logging.LogRecord) -> bool:
 
 async def _name(http: web.BaseRequest, response: web.StreamResponse) -> None:
     response.headers["Server"] = "tetris"
-    given = http.headers.get(REQUEST_ID, "")
-    response.headers[REQUEST_ID] = given if _VALID_ID.fullmatch(given) else secrets.token_hex(16)
+    # What is no request for the application is in nobody's task, and gets a name here.
+    response.headers[REQUEST_ID] = (CURRENT.get() or origin_of(http.headers)).request_id
+
+
+@web.middleware
+async def _originate(request: web.Request, handler: Handler) -> web.StreamResponse:
+    CURRENT.set(origin_of(request.headers))
+    return await handler(request)
 
 
 def _hang_up(stopping: Callable[[], bool]) -> Callable[..., Awaitable[None]]:

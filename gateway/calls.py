@@ -27,6 +27,8 @@ from common.service import Membership, Process
 from gateway.call import Call
 from gateway.errors import Refusal
 from gateway.figures import Figures
+from gateway.journeys import Journeys
+from gateway.standard_figures import rejection
 from gateway.streams import Stream
 
 MAX_OPEN = 4096
@@ -39,6 +41,7 @@ class Calls:
     """All open requests of this gateway."""
 
     def __init__(self, process: Process, figures: Figures) -> None:
+        self.journeys = Journeys(figures)
         self._process = process
         self._figures = figures
         self._open: dict[str, Call] = {}
@@ -59,6 +62,7 @@ class Calls:
         if self._process.stopping.is_set():
             raise Refusal(503, "The server is stopping.", retry_after=1.0)
         if self._places >= min(self._process.config.gateway.max_requests, MAX_OPEN):
+            self._figures.standard.rejected("gateway_full")
             raise Refusal(503, "Too many open requests.", retry_after=1.0)
         self._places += 1
         self._figures.open.set(self._places)
@@ -74,6 +78,8 @@ class Calls:
     ) -> Iterator[Call]:
         """A submitted request; leaving it tells the mesh to let go of what it may still hold."""
         call = self._open[name] = Call(name, stream, forced_plan, arrival)
+        now, wall = self._now(), self._process.clock.wall()
+        self.journeys.opened(name, len(stream.prompt), arrival, now, wall)
         self._submit(call)
         try:
             yield call
@@ -142,8 +148,10 @@ class Calls:
             case TokenBatch(decode=decode, tokens=tokens):
                 for token in tokens:
                     self._token(token, decode, is_decoding=True)
+                self.journeys.joined(message.joined)
             case FirstToken(decode=decode, token=token):
                 self._token(token, decode, is_decoding=False)
+                self.journeys.began(message)
             case Accepted() | Rejected() | Failed() | EndOfRequest():
                 call = self._find(message)
                 if call is not None:
@@ -169,7 +177,7 @@ class Calls:
         before = len(call.stream.emitted)
         if call.stream.take(token):
             failpoints.hit("gateway.token")
-            self._measure(call)
+            self._measure(call, token)
         elif token.index != call.attempt.base:  # which decode's first batch says again
             self._stray(token)
         has_grown = len(call.stream.emitted) > before
@@ -195,6 +203,8 @@ class Calls:
         call.attempt.rejected(self._now() + (after or 0.0))
         # A queue that is full for the moment is no end of what has begun.
         if call.stream.attempt == 1 or rejected.status != 503 or after is None:
+            if call.stream.attempt == 1:
+                self._figures.standard.rejected(rejection(rejected.status))
             call.fail(Refusal(rejected.status, rejected.reason, retry_after=after))
 
     def _failed(self, call: Call, failed: Failed) -> None:
@@ -255,8 +265,9 @@ class Calls:
 
     # Figures
 
-    def _measure(self, call: Call) -> None:
+    def _measure(self, call: Call, token: Token) -> None:
         now = self._now()
+        self.journeys.token(token, now)
         if call.last is None:
             self._figures.ttft.observe(now - call.arrival)
             self._figures.prompt_tokens.inc(len(call.stream.prompt))
@@ -266,10 +277,12 @@ class Calls:
         call.last = now
 
     def _count(self, call: Call) -> None:
-        finish = call.stream.finish
-        self._figures.ended(finish or ("error" if call.failure else "abort"))
+        finish, now = call.stream.finish, self._now()
+        outcome = finish or ("error" if call.failure else "abort")
+        self._figures.ended(outcome)
         if finish is not None:
-            self._figures.e2e.observe(self._now() - call.arrival)
+            self._figures.e2e.observe(now - call.arrival)
+        self.journeys.closed(call.name, outcome, len(call.stream.emitted), now, call.last or now)
 
     def _stray(self, message: ControlMessage | Token) -> None:
         self._figures.stray.labels(type(message).__name__).inc()

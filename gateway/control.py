@@ -13,6 +13,7 @@ from gateway.app import empty
 from gateway.bodies import JSON, read_json, unambiguous
 from gateway.errors import Refusal, invalid
 from gateway.figures import Figures
+from gateway.panes import Panes
 from gateway.questions import Questions
 from gateway.schedule import report
 
@@ -70,7 +71,7 @@ class Control:
         return _answer(report(answer))
 
 
-def build(questions: Questions, figures: Figures) -> web.Application:
+def build(questions: Questions, figures: Figures, panes: Panes) -> web.Application:
     """The application with the operators' routes."""
     control = Control(questions)
     app = empty(figures, MAX_BODY)
@@ -79,6 +80,7 @@ def build(questions: Questions, figures: Figures) -> web.Application:
     app.router.add_post("/tetris/drain", control.drain)
     app.router.add_get("/update", control.schedule)
     app.router.add_post("/update", control.update)
+    panes.add_to(app)
     return app
 
 

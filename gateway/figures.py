@@ -1,42 +1,31 @@
-"""The gateway's metrics; names and buckets that clients' dashboards know are vLLM's."""
+"""All metrics of the gateway: its own, and those under names that clients' dashboards know."""
 
+from common.events import MeshState
 from common.messages import ClusterState
 from common.metrics import Metrics
-
-
-def _buckets(text: str) -> tuple[float, ...]:
-    return tuple(float(bound) for bound in text.split())
-
-
-_TTFT = _buckets(".001 .005 .01 .02 .04 .06 .08 .1 .25 .5 .75 1 2.5 5 7.5 10 20 40 80 160 640 2560")
-_ITL = _buckets(".01 .025 .05 .075 .1 .15 .2 .3 .4 .5 .75 1 2.5 5 7.5 10 20 40 80")
-_E2E = _buckets(".3 .5 .8 1 1.5 2 2.5 5 10 15 20 30 40 50 60 120 240 480 960 1920 7680")
+from gateway.journey_figures import JourneyFigures
+from gateway.mesh_figures import MeshFigures
+from gateway.standard_figures import StandardFigures
 
 
 class Figures:
     """Counts and times of requests, measured from their arrival at this gateway."""
 
-    def __init__(self, metrics: Metrics, model: str) -> None:
-        label = ["model_name"]
-        self.ttft = metrics.histogram(
-            "vllm:time_to_first_token_seconds", "Arrival to first token.", _TTFT, label
-        ).labels(model)
-        self.itl = metrics.histogram(
-            "vllm:inter_token_latency_seconds", "Between two tokens of a request.", _ITL, label
-        ).labels(model)
-        self.e2e = metrics.histogram(
-            "vllm:e2e_request_latency_seconds", "Arrival to last token.", _E2E, label
-        ).labels(model)
-        self.prompt_tokens = metrics.counter(
-            "vllm:prompt_tokens", "Prompt tokens of requests that began to answer.", label
-        ).labels(model)
-        self.generation_tokens = metrics.counter(
-            "vllm:generation_tokens", "Tokens received from the mesh.", label
-        ).labels(model)
-        self._success = metrics.counter(
-            "vllm:request_success", "Ended requests.", [*label, "finished_reason"]
+    def __init__(
+        self, metrics: Metrics, model: str, max_len: int = 131_072, compat: str = "vllm"
+    ) -> None:
+        # Where nobody wants the names of others, they go where nobody looks.
+        standard = StandardFigures(metrics if compat == "vllm" else Metrics(), model, max_len)
+        self.standard = standard
+        self.ttft, self.itl, self.e2e = standard.ttft, standard.itl, standard.e2e
+        self.prompt_tokens = standard.prompt_tokens
+        self.generation_tokens = standard.generation_tokens
+        self.ended = standard.ended
+        self.members = MeshFigures(metrics)
+        self.journeys = JourneyFigures(metrics)
+        self.events_lost = metrics.counter(
+            "tetris_events_lost", "Events of the router that never came."
         )
-        self._model = model
         self.open = metrics.gauge("tetris_gateway_open_requests", "Requests being served.")
         self.ignored = metrics.counter(
             "tetris_gateway_ignored_parameters", "Unknown fields of requests."
@@ -62,7 +51,11 @@ class Figures:
         """Show what the mesh holds; all of it goes back to 0 when nobody asks for anything."""
         for name in ("requests", "waiting", "prefill_slots", "decode_slots", "backends"):
             self._mesh.labels(name).set(getattr(state, name))
+        self.standard.running.set(max(0, state.requests - state.waiting))
+        self.standard.waiting.set(state.waiting)
 
-    def ended(self, reason: str) -> None:
-        """Count a request's end: stop, length, abort or error."""
-        self._success.labels(self._model, reason).inc()
+    def described(self, state: MeshState) -> None:
+        """Show the members and the schedule."""
+        self.members.take(state)
+        used, total = (sum(getattr(m, key) for m in state.decode) for key in ("used", "total"))
+        self.standard.kv_cache_usage.set(used / max(total, 1))

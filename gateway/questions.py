@@ -11,6 +11,7 @@ from common.messages import (
     ControlMessage,
     Drain,
     Draining,
+    Explained,
     Ledger,
     Scheduled,
     Status,
@@ -26,8 +27,8 @@ BOUND = 5.0
 MAX_WAITING = 64
 
 Question = Ask | Drain | Update
-Answer = Status | Ledger | Draining | Scheduled
-Kind = TypeVar("Kind", Status, Ledger, Draining, Scheduled)
+Answer = Status | Ledger | Draining | Scheduled | Explained
+Kind = TypeVar("Kind", Status, Ledger, Draining, Scheduled, Explained)
 
 
 class Questions:
@@ -51,6 +52,11 @@ class Questions:
     async def drain(self, name: str) -> Draining:
         """Have a member hand over what it has and leave for good."""
         return await self._put(Drain(next(self._numbers), self._inbox, name), Draining)
+
+    async def plan(self, request: str) -> Explained:
+        """Why a request has got its plan."""
+        question = Ask(next(self._numbers), self._inbox, "plan", request)
+        return await self._put(question, Explained)
 
     async def schedule(self) -> Scheduled:
         """What is in force."""

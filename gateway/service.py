@@ -12,31 +12,39 @@ from gateway import app, control
 from gateway.calls import Calls
 from gateway.figures import Figures
 from gateway.generation import Generation
+from gateway.otlp import Otlp
+from gateway.panes import Panes
 from gateway.questions import Questions
 from gateway.readiness import Readiness
 from gateway.schedule import KnownSchedule
 from gateway.tokenizer import Tokenizer
+from gateway.window import Window
 
 
 class Gateway:
     """The parts of one gateway and the loop that feeds them."""
 
     def __init__(self, process: Process, card: ModelCard, tokenizer: Tokenizer) -> None:
-        figures = self._figures = Figures(process.metrics, card.name)
+        config = process.config.gateway
+        figures = self._figures = Figures(
+            process.metrics, card.name, card.max_model_len, config.metrics_compat
+        )
         self._process = process
         self._calls = Calls(process, figures)
+        otlp = Otlp(config.otlp, process.peer.name) if config.otlp else None
+        self._window = Window(process.clock, figures, self._calls.journeys, otlp)
         self._schedule = KnownSchedule()
         self._questions = Questions(process, self._schedule)
         self._readiness = Readiness()
         self._moving = False
         hello = Hello("gateway", process.peer, process.node, PROTOCOL, card)
         self._membership = Membership(process, hello, self._facts, self._calls.fence)
-        config = process.config.gateway
         generation = Generation(config, card, tokenizer, self._calls, self._readiness, figures)
         stopping, render = process.stopping.is_set, process.metrics.render
         probes = app.Probes(card, self._is_moving, self._joined, stopping, render)
         self._public = app.runner(app.build(config, generation, probes, figures))
-        self._control = app.runner(control.build(self._questions, figures))
+        panes = Panes(self._window, self._questions, card.name)
+        self._control = app.runner(control.build(self._questions, figures, panes))
 
     async def run(self) -> None:
         """Serve until cancelled; what is open then is told that there is no time left."""
@@ -56,6 +64,7 @@ class Gateway:
                 self._calls.abandon()
                 await self._public.cleanup()
                 await self._control.cleanup()
+                self._window.close()
 
     async def _listen(self, runner: web.AppRunner, where: str, keys: str) -> web.TCPSite:
         host, _, port = where.rpartition(":")
@@ -77,6 +86,8 @@ class Gateway:
                 message, _ = await self._process.mesh.receive()
                 self._schedule.receive(message)
                 if self._membership.receive(message) or self._questions.receive(message):
+                    continue
+                if self._window.receive(message):
                     continue
                 if isinstance(message, ClusterState):
                     self._readiness.receive(message, self._process.clock.now())

@@ -181,11 +181,13 @@ def test_models_metrics_health_and_readiness(bench: Bench) -> None:
         assert (await client.get("/v1/models/a/b"))[0] == 404
         await client.post("/v1/completions", COMPLETION)
         _, text, _ = await client.get("/metrics")
-        assert 'vllm:request_success_total{finished_reason="length",model_name="tiny"} 1.0' in text
-        assert 'vllm:time_to_first_token_seconds_count{model_name="tiny"} 1.0' in text
+        labels = 'engine="0",model_name="tiny"'
+        ended = 'vllm:request_success_total{engine="0",finished_reason="length",model_name="tiny"}'
+        assert f"{ended} 1.0" in text
+        assert f"vllm:time_to_first_token_seconds_count{{{labels}}} 1.0" in text
         assert "vllm:inter_token_latency_seconds_count" in text
-        assert 'vllm:e2e_request_latency_seconds_count{model_name="tiny"} 1.0' in text
-        assert 'vllm:prompt_tokens_total{model_name="tiny"}' in text
+        assert f"vllm:e2e_request_latency_seconds_count{{{labels}}} 1.0" in text
+        assert f"vllm:prompt_tokens_total{{{labels}}}" in text
         assert (await client.get("/metrics", "HEAD"))[0] == 200
         client.mesh.state = ClusterState(5, 1, 0, 0, 0, requests=2, decode_slots=48)
         status = 200

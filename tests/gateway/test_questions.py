@@ -8,6 +8,7 @@ from common.messages import (
     Ask,
     ClusterState,
     Draining,
+    Explained,
     InForce,
     Ledger,
     Scheduled,
@@ -46,6 +47,19 @@ def test_each_answer_goes_to_its_question() -> None:
                 assert not questions.receive(message)
         assert (status.result().epoch, ledger.result().num_entries) == (5, 0)
         assert drain.result().refusal == "no"
+
+    ask(scenario)
+
+
+def test_a_plan_is_asked_for_by_its_request() -> None:
+    async def scenario(desk: Desk, questions: Questions) -> None:
+        async with asyncio.TaskGroup() as group:
+            asking = group.create_task(questions.plan("r"))
+            await desk.said(1)
+            (question,) = desk.take()
+            assert question == Ask(question.query, desk.process.peer.inbox, "plan", "r")
+            assert questions.receive(Explained(question.query, b"{}"))
+        assert asking.result().explanation == b"{}"
 
     ask(scenario)
 

@@ -16,6 +16,7 @@ from gateway.questions import Questions
 from gateway.readiness import Readiness
 from gateway.schedule import KnownSchedule
 from gateway.streams import Stream
+from gateway.window import Window
 from tests.simulation.history import ANSWERED, CLIENT, Given, History
 from tests.simulation.host import Host
 from tests.simulation.questions import Question
@@ -48,7 +49,9 @@ class Door:
 
     def __init__(self, process: Process) -> None:
         card = read_card(process.config.model)
-        self.calls = Calls(process, Figures(process.metrics, card.name))
+        figures = Figures(process.metrics, card.name)
+        self.calls = Calls(process, figures)
+        self.window = Window(process.clock, figures, self.calls.journeys)
         self.readiness = Readiness()
         self.schedule = KnownSchedule()
         self.questions = Questions(process, self.schedule)
@@ -71,6 +74,8 @@ class Door:
             message, _ = await self._process.mesh.receive()
             self.schedule.receive(message)
             if self._membership.receive(message) or self.questions.receive(message):
+                continue
+            if self.window.receive(message):
                 continue
             if isinstance(message, ClusterState):
                 self.readiness.receive(message, self._process.clock.now())
