@@ -17,8 +17,8 @@ from common.messages import (
     Token,
     TokenBatch,
 )
-from gateway.calls import MAX_OPEN
 from gateway.errors import Refusal
+from gateway.places import MAX_OPEN
 from tests.gateway.bench import (
     COMPLETION,
     DECODE,

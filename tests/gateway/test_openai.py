@@ -57,7 +57,7 @@ def test_unknown_fields_are_named_if_a_header_can_hold_their_names() -> None:
     [("hi", "hi"), (["hi"], "hi"), ([1, 2], [1, 2]), ([[1, 2]], [1, 2]), ([7], [7])],
 )
 def test_every_form_of_one_prompt_is_taken(prompt: object, expected: object) -> None:
-    assert parse_completion(completion(prompt=prompt)).prompt == expected
+    assert parse_completion(completion(prompt=prompt)).prompts == (expected,)
 
 
 def test_the_newer_name_of_max_tokens_wins_in_chats() -> None:

@@ -1,6 +1,7 @@
 import random
 
 from common.messages import Ending, Finish, Sampling, Token
+from gateway.stops import Stops
 from gateway.streams import Stream, Usage
 
 
@@ -24,7 +25,7 @@ def stream(
     *stops: str, max_tokens: int = 20, min_tokens: int = 0, stop_token_ids: tuple[int, ...] = ()
 ) -> Stream:
     ending = Ending(max_tokens, min_tokens, stop_token_ids=stop_token_ids)
-    return Stream([7, 8, 9], Sampling(seed=3), ending, stops, Letters())
+    return Stream([7, 8, 9], Sampling(seed=3), ending, Stops(stops), Letters())
 
 
 def token(index: int, letter: str, finish: Finish | None = None, attempt: int = 1) -> Token:

@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 
 from common.errors import ConfigError
 from gateway.errors import Refusal
-from gateway.openai import ChatMessage, TextPart
-from gateway.tokenizer import WINDOW, Tokenizer
+from gateway.incremental_text import WINDOW
+from gateway.request import ChatMessage, TextPart
+from gateway.tokenizer import Tokenizer
 
 
 @settings(deadline=None, max_examples=300)
