@@ -3,6 +3,7 @@
 import random
 
 import pytest
+
 from common.messages import (
     Accepted,
     Alternative,
@@ -214,7 +215,10 @@ def test_an_echo_with_logprobs_has_the_shape_that_evaluations_read(bench: Bench)
         assert found["text_offset"] == [len("".join(names[:i])) for i in range(6)]
         assert found["top_logprobs"][0] is None
         # What is greedy is the likeliest of the alternatives, as lm-eval finds out.
-        greedy = [max(t, key=t.get) == n for t, n in zip(found["top_logprobs"][1:], names[1:], strict=True)]
+        greedy = [
+            max(t, key=t.get) == n
+            for t, n in zip(found["top_logprobs"][1:], names[1:], strict=True)
+        ]
         assert greedy == [False, True, False, True, True]
         assert found["top_logprobs"][1] == {piece(7): -0.001, piece(41): -0.01}
         assert answer["usage"]["completion_tokens"] == 1
