@@ -66,9 +66,9 @@ class Call:
     @property
     def is_running(self) -> bool:
         """Whether the current attempt still has to bring tokens."""
-        attempt = self.attempt
-        has_ended = attempt.begun < inf if attempt.only_scores else self.stream.ended
-        return not (has_ended or self.is_over)
+        if not self.stream.ended:
+            return self.failure is None
+        return self.attempt.only_scores and self.attempt.begun == inf and not self.is_over
 
     def accept(self) -> None:
         """The router has taken the current attempt."""

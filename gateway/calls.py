@@ -174,7 +174,7 @@ class Calls:
         now = self._now()
         call.attempt.token(decode, now, is_decoding=is_decoding, has_grown=has_grown)
         call.accept()
-        if not call.is_running:
+        if call.stream.ended:
             self._let_go(call)
 
     def _scores(self, message: PromptScores) -> None:

@@ -88,12 +88,12 @@ class Choices:
 
     def _read(self) -> News:
         news: News = []
-        for call in self._unread:
-            pieces = call.stream.pieces()
-            if pieces:
-                news.append((self._index[call], pieces))
-                self._left -= pieces[-1].finish is not None
-        self._unread.clear()
+        if self._unread:
+            for call in self._unread:
+                if pieces := call.stream.pieces():
+                    news.append((self._index[call], pieces))
+                    self._left -= pieces[-1].finish is not None
+            self._unread.clear()
         return news
 
 

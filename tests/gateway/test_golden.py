@@ -132,9 +132,6 @@ async def written(name: str) -> bytes:
 async def feed(desk: Desk, request: Request, names: list[str]) -> None:
     """The first two tokens of each choice, and the scores."""
     desk.time.at += 0.5
-    if request.shown.scores >= 0:
-        scores = tuple(Score(-float(i), (Alternative(99, -0.5),)) for i in range(1, len(PROMPT)))
-        desk.receive(PromptScores(names[0], 1, 1, scores, "memory:prefill"))
     for index, char in enumerate("Hi"):
         for name in names:
             token = letter(name, index, char, request)
@@ -142,6 +139,9 @@ async def feed(desk: Desk, request: Request, names: list[str]) -> None:
             desk.time.at += 0.02
             for _ in range(20):  # until the client has it
                 await asyncio.sleep(0)
+    if request.shown.scores >= 0:
+        scores = tuple(Score(-float(i), (Alternative(99, -0.5),)) for i in range(1, len(PROMPT)))
+        desk.receive(PromptScores(names[0], 1, 1, scores, "memory:prefill"))
 
 
 @pytest.mark.parametrize("name", CASES)
