@@ -25,6 +25,10 @@ class Attempt:
     """Whether anybody in the mesh may hold something of it."""
     decode: Peer | None = None
     """Who decodes it, once a token has come."""
+    only_scores: bool = False
+    """Whether the text is complete, and only scores of the prompt are missing."""
+    begun: float = inf
+    """When its first token came: all of its prompt is computed then."""
     heard: float = inf
     """When its first token came, and from then on the last one that the stream could go on with."""
     _is_decoding: bool = False
@@ -34,6 +38,7 @@ class Attempt:
         """A token has come, from decode itself or from prefill, and the stream has grown or not."""
         self.accepted = True
         self.decode = decode
+        self.begun = min(self.begun, now)
         if has_grown or self.heard == inf:
             self.heard = now
         self._is_decoding = self._is_decoding or is_decoding

@@ -8,6 +8,7 @@ the request may emit.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import inf
 
 from common import failpoints
 from common.messages import (
@@ -19,20 +20,21 @@ from common.messages import (
     GatewayFacts,
     Open,
     Peer,
+    PromptScores,
     Rejected,
+    Scored,
     Token,
     TokenBatch,
 )
 from common.service import Membership, Process
+from gateway.bell import Bell
 from gateway.call import Call
 from gateway.errors import Refusal
 from gateway.figures import Figures
 from gateway.journeys import Journeys
+from gateway.places import Places
 from gateway.standard_figures import rejection
 from gateway.streams import Stream
-
-MAX_OPEN = 4096
-"""Open requests that a heartbeat can list."""
 
 Answer = Accepted | Rejected | Failed | EndOfRequest
 
@@ -45,7 +47,7 @@ class Calls:
         self._process = process
         self._figures = figures
         self._open: dict[str, Call] = {}
-        self._places = 0
+        self.places = Places(process, figures)
 
     def __len__(self) -> int:
         return len(self._open)
@@ -54,30 +56,22 @@ class Calls:
 
     @contextmanager
     def place(self) -> Iterator[float]:
-        """A place among the requests being served, from body to last byte; gives the arrival.
-
-        Raises:
-            Refusal: all places are taken, or this gateway is to end.
-        """
-        if self._process.stopping.is_set():
-            raise Refusal(503, "The server is stopping.", retry_after=1.0)
-        if self._places >= min(self._process.config.gateway.max_requests, MAX_OPEN):
-            self._figures.standard.rejected("gateway_full")
-            raise Refusal(503, "Too many open requests.", retry_after=1.0)
-        self._places += 1
-        self._figures.open.set(self._places)
-        try:
+        """A place among the requests being served; gives the arrival. May raise Refusal."""
+        with self.places.take():
             yield self._now()
-        finally:
-            self._places -= 1
-            self._figures.open.set(self._places)
 
     @contextmanager
     def open(
-        self, name: str, stream: Stream, forced_plan: str | None, arrival: float
+        self,
+        name: str,
+        stream: Stream,
+        forced_plan: str | None,
+        arrival: float,
+        deadline: float = inf,
+        bell: Bell[Call] | None = None,
     ) -> Iterator[Call]:
-        """A submitted request; leaving it tells the mesh to let go of what it may still hold."""
-        call = self._open[name] = Call(name, stream, forced_plan, arrival)
+        """A submitted call; leaving it tells the mesh to let go of what it may still hold."""
+        call = self._open[name] = Call(name, stream, forced_plan, arrival, deadline, bell)
         now, wall = self._now(), self._process.clock.wall()
         self.journeys.opened(name, len(stream.prompt), arrival, now, wall)
         self._submit(call)
@@ -99,11 +93,11 @@ class Calls:
         """What the router must know: calls that it has taken and that are not over."""
         listed = (call for call in self._open.values() if call.attempt.accepted)
         return GatewayFacts(
-            streams=self._places,
+            streams=self.places.taken,
             open=tuple(
                 Open(call.name, call.stream.attempt, len(call.stream.emitted))
                 for call in listed
-                if not call.is_over
+                if call.is_running
             ),
         )
 
@@ -113,7 +107,8 @@ class Calls:
         Their Submits go out with the next tick, behind the new life's Hello.
         """
         for call in self._open.values():
-            self._renew(call)
+            if call.is_running:
+                self._renew(call)
 
     async def run(self, membership: Membership) -> None:
         """Tick until cancelled."""
@@ -130,8 +125,8 @@ class Calls:
         # Prompts that nobody takes would pile up in the outbox, before the next router's Hello.
         is_heard = silence <= self._process.config.mesh.dead_after
         for call in self._open.values():
-            action = call.attempt.due(now, stall, gap=call.stream.gap)
-            if call.is_over or action is None or (action == "submit" and not is_heard):
+            action = call.due(now, stall)
+            if action is None or (action == "submit" and not is_heard):
                 continue
             if action == "ask":
                 self._ask(call)
@@ -151,17 +146,19 @@ class Calls:
                 self.journeys.joined(message.joined)
             case FirstToken(decode=decode, token=token):
                 self._token(token, decode, is_decoding=False)
-                self.journeys.began(message)
+                self._began(message)
             case Accepted() | Rejected() | Failed() | EndOfRequest():
                 call = self._find(message)
                 if call is not None:
                     self._answer(call, message)
+            case PromptScores():
+                self._scores(message)
             case _:
                 self._stray(message)
 
     def _find(self, message: Answer | Token) -> Call | None:
         call = self._open.get(message.request)
-        if call is None or call.is_over or call.stream.attempt != message.attempt:
+        if call is None or not call.is_running or call.stream.attempt != message.attempt:
             self._stray(message)
             return None
         return call
@@ -186,6 +183,21 @@ class Calls:
         call.accept()
         if call.stream.ended:
             self._let_go(call)
+
+    def _began(self, message: FirstToken) -> None:
+        self.journeys.began(message)
+        name = message.token.request
+        call, journey = self._open.get(name), self.journeys.get(name)
+        if call is not None and journey is not None:
+            call.queued = journey.queued
+
+    def _scores(self, message: PromptScores) -> None:
+        # Whoever sends them goes on until it is answered, also when nobody wants them any more.
+        scored = Scored(message.request, message.attempt, message.start)
+        self._process.mesh.send(message.sender, scored)
+        call = self._open.get(message.request)
+        if call is None or not call.score(message, self._now()):
+            self._stray(message)
 
     def _answer(self, call: Call, message: Answer) -> None:
         match message:
@@ -227,7 +239,9 @@ class Calls:
     def _ended(self, call: Call, end: EndOfRequest) -> None:
         """The attempt is over, but its last token has not come: all others may still come."""
         call.attempt.over()
-        if end.reason in ("stop", "length") and call.attempt.decode is not None:
+        if end.reason in ("stop", "length") and call.attempt.only_scores:
+            call.attempt.begun = self._now()
+        elif end.reason in ("stop", "length") and call.attempt.decode is not None:
             call.accept()
             if call.attempt.may_ask(self._now()):
                 self._ask(call)
@@ -241,8 +255,9 @@ class Calls:
         if call.is_over:
             return
         failpoints.hit("gateway.submit")
-        again_at = self._now() + self._process.config.mesh.resend
-        message, ids = call.submit(self._process.peer, again_at)
+        now = self._now()
+        again_at = now + self._process.config.mesh.resend
+        message, ids = call.submit(self._process.peer, now, again_at)
         self._process.mesh.send(self._process.config.mesh.router, message, ids)
 
     def _ask(self, call: Call) -> None:
@@ -269,6 +284,7 @@ class Calls:
         now = self._now()
         self.journeys.token(token, now)
         if call.last is None:
+            call.first = now
             self._figures.ttft.observe(now - call.arrival)
             self._figures.prompt_tokens.inc(len(call.stream.prompt))
         else:
@@ -277,8 +293,8 @@ class Calls:
         call.last = now
 
     def _count(self, call: Call) -> None:
-        finish, now = call.stream.finish, self._now()
-        outcome = finish or ("error" if call.failure else "abort")
+        finish = call.stream.finish if call.is_over and not call.failure else None
+        outcome, now = finish or ("error" if call.failure else "abort"), self._now()
         self._figures.ended(outcome)
         if finish is not None:
             self._figures.e2e.observe(now - call.arrival)

@@ -1,4 +1,4 @@
-"""One generation: a body becomes a request, ids, an open call, and an answer."""
+"""One generation: a body becomes a request, ids, open calls, and an answer."""
 
 import asyncio
 import secrets
@@ -9,17 +9,21 @@ from contextlib import asynccontextmanager
 from aiohttp import web
 
 from common.config import GatewayConfig
-from common.messages import Ending, ModelCard
+from common.messages import ModelCard
 from gateway.bodies import JSON, read_json
-from gateway.call import Call
 from gateway.calls import Calls
+from gateway.choices import Choices, Order, opened
 from gateway.errors import Refusal, invalid, too_late
 from gateway.figures import Figures
-from gateway.openai import Request, parse_chat, parse_completion
+from gateway.openai import parse_chat, parse_completion
 from gateway.readiness import Readiness
-from gateway.responses import Chat, Completion, Format
-from gateway.sse import Events, EventStream
-from gateway.streams import Piece, Stream
+from gateway.request import Prompt, Request
+from gateway.responses import Chat, Completion, Format, Head
+from gateway.scores import Scores
+from gateway.sources import Source
+from gateway.sse import Connection, Events, Telling
+from gateway.stops import Stops
+from gateway.streams import Stream
 from gateway.tokenizer import Tokenizer
 
 MAX_PLAN = 256
@@ -61,14 +65,11 @@ class Generation:
             plan = self._forced_plan(http)
             request = parse(await read_json(http))
             self._check(request)
-            deadline = start + request.patience(self._config.request_timeout)
-            async with _until(deadline):
-                stream = await self._stream(request)
-            name = ("chatcmpl-" if request.chat else "cmpl-") + secrets.token_hex(16)
-            with self._calls.open(name, stream, plan, arrival) as call:
-                async with _until(deadline):
-                    await call.accepted()
-                return await self._answer(http, request, call, deadline)
+            patience = request.patience(self._config.request_timeout)
+            with self._calls.places.take(request.num_choices - 1):
+                name = ("chatcmpl-" if request.chat else "cmpl-") + secrets.token_hex(16)
+                order = Order(name, plan, arrival, arrival + patience)
+                return await self._generate(http, request, order, start + patience)
 
     def _check(self, request: Request) -> None:
         if request.model != self._card.name:
@@ -76,35 +77,78 @@ class Generation:
             raise Refusal(404, message, "model", "model_not_found")
         if not self._readiness.known:
             raise Refusal(503, "The server is starting.", retry_after=1.0)
-        self._figures.ignored.inc(len(request.ignored))
+        if request.num_choices > self._calls.places.total:
+            count, total = request.num_choices, self._calls.places.total
+            message = f"The request asks for {count} choices, this server takes {total} at a time."
+            raise invalid(message, "n" if len(request.prompts) == 1 else "prompt")
+        request.check_ids(self._tokenizer.size)
+        self._figures.ignored.inc(request.num_ignored)
 
-    async def _stream(self, request: Request) -> Stream:
-        prompt = await self._tokenizer.encode(request.prompt)
-        ending = Ending(
-            max_tokens=request.budget(len(prompt), self._card.max_model_len),
-            min_tokens=request.min_tokens,
-            ignore_eos=request.ignore_eos,
-            stop_token_ids=request.stop_token_ids,
-        )
-        text = self._tokenizer.detokenizer()
-        return Stream(prompt, request.sampling, ending, request.stops, text)
+    async def _generate(
+        self, http: web.Request, request: Request, order: Order, deadline: float
+    ) -> web.StreamResponse:
+        """Tokenise, submit and answer; the deadline is in loop time."""
+        async with _until(deadline):
+            sources = [await self._source(request, prompt) for prompt in request.prompts]
+        streams = [stream for source in sources for stream in self._streams(request, source)]
+        with opened(self._calls, order, streams, request.n) as choices:
+            async with _until(deadline):
+                await choices.accepted()
+            created = int(time.time())  # noqa: TID251  # the API asks for the wall clock
+            head = Head(order.name, created, self._card.name)
+            form = Chat if request.chat else Completion
+            answers = form(head, request, sources, self._tokenizer.piece)
+            return await self._answer(http, request, choices, answers, deadline)
+
+    async def _source(self, request: Request, prompt: Prompt) -> Source:
+        limit, shown = self._card.max_model_len, request.shown
+        full = await self._tokenizer.encode(prompt, request.encoding)
+        ids = full[len(full) - request.kept(len(full), limit) :]
+        text = ""
+        if shown.echo and isinstance(prompt, str) and len(ids) == len(full):
+            text = prompt
+        elif shown.echo:
+            decode, skip = self._tokenizer.decode, request.skip_special
+            text = await self._tokenizer.run(lambda: decode(ids, skip=skip))
+        return Source(ids, text, Scores(len(ids), shown.scores) if shown.scores >= 0 else None)
+
+    def _streams(self, request: Request, source: Source) -> list[Stream]:
+        """One for each choice of a prompt; the first one brings the scores for all of them."""
+        ending = request.ending(request.budget(len(source.ids), self._card.max_model_len))
+        return [
+            Stream(
+                source.ids,
+                sampling,
+                ending,
+                Stops(request.stops, are_shown=request.show_stops),
+                self._tokenizer.detokenizer(skip=request.skip_special),
+                source.scores if sampling.choice == 0 else None,
+            )
+            for sampling in request.samplings()
+        ]
 
     async def _answer(
-        self, http: web.Request, request: Request, call: Call, deadline: float
+        self,
+        http: web.Request,
+        request: Request,
+        choices: Choices,
+        form: Format,
+        deadline: float,
     ) -> web.StreamResponse:
-        form = self._format(request, call.name)
         headers = {"x-tetris-ignored": ",".join(request.ignored)} if request.ignored else {}
+        # Thousands of scored tokens take their time.
+        work = self._tokenizer.run if request.shown.scores >= 0 else _at_once
         if request.stream:
-            return await EventStream(Events(request, form), headers).run(http, call, deadline)
+            connection = Connection(http, headers)
+            await connection.response.prepare(http)
+            events = Events(request, form)
+            await Telling(events, choices, deadline, connection.write, work).run()
+            await connection.response.write_eof()
+            return connection.response
         async with _until(deadline):
-            pieces = await _all(call)
-        body = form.whole(pieces, call.stream.usage).json()
+            pieces = await choices.all()
+            body = await work(lambda: form.whole(pieces, choices.usage).json())
         return web.Response(body=body, content_type=JSON, headers=headers)
-
-    def _format(self, request: Request, name: str) -> Format:
-        created = int(time.time())  # noqa: TID251  # the API asks for the wall clock
-        form = Chat if request.chat else Completion
-        return form(name, created, self._card.name, self._tokenizer.piece)
 
     def _forced_plan(self, http: web.Request) -> str | None:
         plan = http.headers.get("x-tetris-plan")
@@ -118,11 +162,8 @@ class Generation:
         return plan
 
 
-async def _all(call: Call) -> list[Piece]:
-    pieces: list[Piece] = []
-    while call.stream.finish is None:
-        pieces += await call.pieces()
-    return pieces
+async def _at_once(work: Callable[[], bytes]) -> bytes:
+    return work()
 
 
 @asynccontextmanager

@@ -4,27 +4,33 @@ The JSON decoder judges types and ranges, so that its error path names the param
 field may be null, which means absent.
 """
 
-import re
-import secrets
-from typing import Annotated, Literal, TypeVar
+from collections.abc import Sequence
+from typing import Annotated, Literal, cast
 
-import msgspec
 from msgspec import Meta, Struct
 
-from common.messages import Sampling
-from gateway.errors import Refusal, context_length, invalid
-from gateway.parameters import examine
+from common.messages import MAX_BIASES, Bias, Sampling
+from gateway.errors import invalid
+from gateway.parsing import decode
+from gateway.request import (
+    MAX_CHOICES,
+    MAX_PROMPTS,
+    ChatMessage,
+    Encoding,
+    Prompt,
+    Request,
+    Shown,
+)
 
-MAX_FIELDS = 256
-MAX_REASON = 512
-"""Characters."""
-DEFAULT_COMPLETION = 16
-"""Tokens of a completion that names no `max_tokens`."""
-
-Tokens = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+Tokens = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 StopText = Annotated[str, Meta(max_length=256)]
 Stops = StopText | Annotated[list[StopText], Meta(max_length=4)]
+Penalty = Annotated[float, Meta(ge=-2, le=2)]
+Alternatives = Annotated[int, Meta(ge=0, le=20)]
+Biases = Annotated[
+    dict[TokenId, Annotated[float, Meta(ge=-100, le=100)]], Meta(max_length=MAX_BIASES)
+]
 
 
 class StreamOptions(Struct, frozen=True):
@@ -34,40 +40,35 @@ class StreamOptions(Struct, frozen=True):
     continuous_usage_stats: bool | None = None
 
 
-class TextPart(Struct, frozen=True):
-    """One part of a message's content; only text is served."""
-
-    type: Literal["text"]
-    text: str
-
-
-class ChatMessage(Struct, frozen=True):
-    """One message of a conversation."""
-
-    role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[TextPart]
-
-    def text(self) -> str:
-        """The content as one string."""
-        if isinstance(self.content, str):
-            return self.content
-        return "".join(part.text for part in self.content)
-
-
 class Common(Struct, frozen=True, kw_only=True):
     """Parameters that both routes take."""
 
     model: str | None = None
     max_tokens: Tokens | None = None
+    n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None = None
+    best_of: int | None = None
     temperature: Annotated[float, Meta(ge=0, le=100)] | None = None
     top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
     top_k: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
     min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
     seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    repetition_penalty: Annotated[float, Meta(gt=0, le=100)] | None = None
+    logit_bias: Biases | None = None
     stop: Stops | None = None
     stop_token_ids: Annotated[list[TokenId], Meta(max_length=64)] | None = None
+    include_stop_str_in_output: bool | None = None
     ignore_eos: bool | None = None
     min_tokens: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
+    skip_special_tokens: bool | None = None
+    spaces_between_special_tokens: bool | None = None
+    """Either way: the tokenizers served here put no spaces there of their own."""
+    add_special_tokens: bool | None = None
+    truncate_prompt_tokens: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
+    prompt_logprobs: Alternatives | None = None
+    return_token_ids: bool | None = None
+    return_tokens_as_token_ids: bool | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     timeout: Annotated[float, Meta(gt=0)] | None = None
@@ -78,7 +79,8 @@ class CompletionBody(Common, frozen=True, kw_only=True):
     """Body of `/v1/completions`."""
 
     prompt: str | list[str | TokenId | list[TokenId]] | None = None
-    logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    echo: bool | None = None
+    logprobs: Alternatives | None = None
 
 
 class ChatBody(Common, frozen=True, kw_only=True):
@@ -87,127 +89,137 @@ class ChatBody(Common, frozen=True, kw_only=True):
     messages: list[ChatMessage] | None = None
     max_completion_tokens: Tokens | None = None
     logprobs: bool | None = None
-    top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    top_logprobs: Alternatives | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
 
 
-Body = TypeVar("Body", CompletionBody, ChatBody)
-Prompt = str | list[int] | list[ChatMessage]
+class Wanted(Struct, frozen=True):
+    """What the two routes say differently."""
 
-
-class Request(Struct, frozen=True, kw_only=True):
-    """A request whose parameters are all valid and settled; the prompt is not tokenised yet."""
-
-    prompt: Prompt
-    model: str
+    prompts: tuple[Prompt, ...]
     max_tokens: int | None
-    """What the client named, if anything."""
-    sampling: Sampling
-    min_tokens: int
-    ignore_eos: bool
-    stop_token_ids: tuple[int, ...]
-    stops: tuple[str, ...]
-    stream: bool
-    include_usage: bool
-    continuous_usage: bool
-    timeout: float | None
-    """Seconds."""
-    ignored: tuple[str, ...]
-
-    @property
-    def param(self) -> str:
-        """The parameter that holds the prompt."""
-        return "messages" if self.chat else "prompt"
-
-    @property
-    def chat(self) -> bool:
-        """Whether this is a conversation."""
-        return isinstance(self.prompt, list) and isinstance(self.prompt[0], ChatMessage)
-
-    def patience(self, limit: float) -> float:
-        """Seconds that it may take, of `limit`.
-
-        Raises:
-            Refusal: the client wants to wait longer.
-        """
-        if self.timeout is not None and self.timeout > limit:
-            raise invalid(f"'timeout' must not exceed {limit:g} seconds.", "timeout")
-        return limit if self.timeout is None else self.timeout
-
-    def budget(self, num_prompt: int, limit: int) -> int:
-        """Tokens that may be emitted after `num_prompt` of a context of `limit`.
-
-        A default shrinks to what fits, a number that the client named does not.
-
-        Raises:
-            Refusal: prompt and completion do not fit the context.
-        """
-        room = max(1, limit - num_prompt)
-        default = room if self.chat else min(DEFAULT_COMPLETION, room)
-        wanted = default if self.max_tokens is None else self.max_tokens
-        if num_prompt + wanted > limit:
-            raise context_length(limit, num_prompt, wanted, self.param)
-        if self.min_tokens > wanted:
-            raise invalid(f"'min_tokens' exceeds the {wanted} tokens to come.", "min_tokens")
-        return wanted
+    max_name: Literal["max_tokens", "max_completion_tokens"]
+    logprobs: int
+    encoding: Encoding
+    echo: bool = False
 
 
 def parse_completion(raw: bytes) -> Request:
     """The request in a body of `/v1/completions`; raises Refusal."""
-    body, ignored = _decode(raw, CompletionBody)
+    body, ignored = decode(raw, CompletionBody)
     logprobs = -1 if body.logprobs is None else body.logprobs
-    return _request(body, _prompt(body), body.max_tokens, logprobs, ignored)
+    encoding = Encoding(add_special_tokens=body.add_special_tokens is not False)
+    prompts = _prompts(body.prompt)
+    wanted = Wanted(
+        prompts, body.max_tokens, "max_tokens", logprobs, encoding, echo=bool(body.echo)
+    )
+    return _request(body, wanted, ignored)
 
 
 def parse_chat(raw: bytes) -> Request:
     """The request in a body of `/v1/chat/completions`; raises Refusal."""
-    body, ignored = _decode(raw, ChatBody)
+    body, ignored = decode(raw, ChatBody)
     if not body.messages:
         raise invalid("'messages' must hold at least one message.", "messages")
     if body.top_logprobs is not None and not body.logprobs:
         raise invalid("'top_logprobs' needs 'logprobs' to be true.", "top_logprobs")
-    limit = body.max_completion_tokens or body.max_tokens
     logprobs = (body.top_logprobs or 0) if body.logprobs else -1
-    return _request(body, body.messages, limit, logprobs, ignored)
+    prompts, encoding = (body.messages,), _chat_encoding(body)
+    if body.max_completion_tokens is None:
+        wanted = Wanted(prompts, body.max_tokens, "max_tokens", logprobs, encoding)
+    else:
+        limit = body.max_completion_tokens
+        wanted = Wanted(prompts, limit, "max_completion_tokens", logprobs, encoding)
+    return _request(body, wanted, ignored)
+
+
+def _chat_encoding(body: ChatBody) -> Encoding:
+    continues = bool(body.continue_final_message)
+    if continues and body.add_generation_prompt:
+        reason = "'continue_final_message' and 'add_generation_prompt' exclude each other."
+        raise invalid(reason, "continue_final_message")
+    return Encoding(
+        add_special_tokens=bool(body.add_special_tokens),
+        add_generation_prompt=body.add_generation_prompt is not False and not continues,
+        continue_final_message=continues,
+    )
 
 
 def _request(
-    body: CompletionBody | ChatBody,
-    prompt: Prompt,
-    max_tokens: int | None,
-    logprobs: int,
-    ignored: tuple[str, ...],
+    body: CompletionBody | ChatBody, wanted: Wanted, ignored: tuple[tuple[str, ...], int]
 ) -> Request:
     options = body.stream_options or StreamOptions()
-    if body.stream_options is not None and not body.stream:
-        raise invalid("'stream_options' needs 'stream' to be true.", "stream_options")
-    if not body.model:
-        raise invalid("'model' is missing.", "model")
+    n = body.n or 1
+    _check_together(body, wanted, n)
     return Request(
-        prompt=prompt,
-        model=body.model,
-        max_tokens=max_tokens,
-        sampling=_sampling(body, logprobs),
+        prompts=wanted.prompts,
+        n=n,
+        model=body.model or "",
+        max_tokens=wanted.max_tokens,
+        sampling=_sampling(body, wanted.logprobs),
+        has_seed=body.seed is not None,
         min_tokens=body.min_tokens or 0,
         ignore_eos=bool(body.ignore_eos),
         stop_token_ids=tuple(body.stop_token_ids or ()),
         stops=_stops(body.stop),
+        show_stops=bool(body.include_stop_str_in_output),
+        skip_special=body.skip_special_tokens is not False,
+        encoding=wanted.encoding,
+        truncate=body.truncate_prompt_tokens,
+        shown=_shown(body, wanted),
         stream=bool(body.stream),
         include_usage=bool(options.include_usage),
         continuous_usage=bool(options.continuous_usage_stats),
         timeout=body.timeout,
-        ignored=ignored,
+        ignored=ignored[0],
+        num_ignored=ignored[1],
+    )
+
+
+def _check_together(body: CompletionBody | ChatBody, wanted: Wanted, n: int) -> None:
+    """Refuse what is right by itself but not beside the rest."""
+    if body.stream_options is not None and not body.stream:
+        raise invalid("'stream_options' needs 'stream' to be true.", "stream_options")
+    if body.stream and body.prompt_logprobs is not None:
+        raise invalid("'prompt_logprobs' cannot be streamed.", "prompt_logprobs")
+    if not body.model:
+        raise invalid("'model' is missing.", "model")
+    if body.best_of not in (None, n):
+        raise invalid("'best_of' must equal 'n'.", "best_of")
+    if body.truncate_prompt_tokens == 0:
+        raise invalid(
+            "'truncate_prompt_tokens' must be -1 or at least 1.", "truncate_prompt_tokens"
+        )
+    if wanted.max_tokens == 0 and not wanted.echo:
+        name = wanted.max_name
+        raise invalid(f"'{name}' must be at least 1, unless the prompt is echoed.", name)
+
+
+def _shown(body: CompletionBody | ChatBody, wanted: Wanted) -> Shown:
+    return Shown(
+        echo=wanted.echo,
+        only_prompt=wanted.max_tokens == 0,
+        logprobs=wanted.logprobs,
+        prompt_logprobs=-1 if body.prompt_logprobs is None else body.prompt_logprobs,
+        token_ids=bool(body.return_token_ids),
+        ids_for_tokens=bool(body.return_tokens_as_token_ids),
     )
 
 
 def _sampling(body: Common, logprobs: int) -> Sampling:
-    seed = secrets.randbits(63) if body.seed is None else body.seed % 2**63
+    repetition = body.repetition_penalty
     return Sampling(
         temperature=1.0 if body.temperature is None else body.temperature,
         top_p=1.0 if body.top_p is None else body.top_p,
         top_k=max(0, body.top_k or 0),
         min_p=body.min_p or 0.0,
-        seed=seed,
+        seed=(body.seed or 0) % 2**63,
         logprobs=logprobs,
+        presence_penalty=body.presence_penalty or 0.0,
+        frequency_penalty=body.frequency_penalty or 0.0,
+        repetition_penalty=1.0 if repetition is None else repetition,
+        biases=tuple(Bias(token, value) for token, value in (body.logit_bias or {}).items()),
     )
 
 
@@ -218,53 +230,18 @@ def _stops(stop: str | list[str] | None) -> tuple[str, ...]:
     return texts
 
 
-def _prompt(body: CompletionBody) -> str | list[int]:
-    prompt = body.prompt
-    if isinstance(prompt, list) and len(prompt) == 1 and not isinstance(prompt[0], int):
-        prompt = prompt[0]  # type: ignore[assignment]  # a list of one prompt is that prompt
+def _prompts(prompt: str | Sequence[str | int | list[int]] | None) -> tuple[Prompt, ...]:
     if not prompt:
         raise invalid("'prompt' is missing or empty.", "prompt")
     if isinstance(prompt, str):
-        return prompt
-    ids = [token for token in prompt if isinstance(token, int)]
-    if len(ids) != len(prompt):
-        raise invalid("'prompt' must be one string or one list of token ids.", "prompt")
-    return ids
-
-
-# Decoding
-
-_PATH = re.compile(r"at `\$\.(\w+)")
-_MISSING = re.compile(r"required field `(\w+)` - at `\$`")
-_NOT_A_NUMBER = re.compile(rb'"(\w{1,64})"\s*:\s*-?(?:NaN|Infinity)\b')
-_Fields = Annotated[dict[str, msgspec.Raw], Meta(max_length=MAX_FIELDS)]
-
-
-def _decode(raw: bytes, shape: type[Body]) -> tuple[Body, tuple[str, ...]]:
-    served = frozenset(shape.__struct_fields__)
-    try:
-        raw.decode()
-        ignored = examine(msgspec.json.decode(raw, type=_Fields), served)
-        return msgspec.json.decode(raw, type=shape), ignored
-    except UnicodeDecodeError as error:
-        raise invalid("The body is not valid UTF-8.") from error
-    except RecursionError as error:
-        raise invalid("The body is nested too deeply.") from error
-    except msgspec.ValidationError as error:
-        raise _wrong_value(str(error)) from error
-    except msgspec.DecodeError as error:
-        raise _broken_json(raw, str(error)) from error
-
-
-def _wrong_value(reason: str) -> Refusal:
-    match = _PATH.search(reason) or _MISSING.search(reason)
-    # It may quote what the client sent.
-    return invalid(f"Invalid request: {reason[:MAX_REASON]}.", match.group(1) if match else None)
-
-
-def _broken_json(raw: bytes, reason: str) -> Refusal:
-    match = _NOT_A_NUMBER.search(raw)
-    if match is not None:
-        name = match.group(1).decode()
-        return invalid(f"'{name}' must be a finite number.", name)
-    return invalid(f"The body is not valid JSON: {reason}.")
+        return (prompt,)
+    kinds = {type(one) for one in prompt}
+    if len(kinds) > 1:
+        raise invalid("'prompt' must hold either strings, ids or lists of ids.", "prompt")
+    if kinds == {int}:
+        return (cast(list[int], prompt),)
+    if len(prompt) > MAX_PROMPTS:
+        raise invalid(f"'prompt' holds more than {MAX_PROMPTS} prompts.", "prompt")
+    if not all(prompt):
+        raise invalid("'prompt' holds an empty prompt.", "prompt")
+    return tuple(cast(Sequence[Prompt], prompt))

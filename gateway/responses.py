@@ -1,233 +1,236 @@
-"""What clients get back: the answer shapes of the OpenAI API, whole or as chunks of a stream."""
+"""What clients get back: the answers of both routes, whole or as chunks of a stream."""
 
-from collections.abc import Callable, Sequence
-from typing import Literal, Protocol
+from collections.abc import Sequence
+from typing import Protocol
 
-import msgspec
-from msgspec import UNSET, Struct, UnsetType, field
+from msgspec import UNSET, Struct, UnsetType
 
-from common.messages import Alternative, Finish
+from common.messages import Finish
+from gateway.answers import (
+    Answer,
+    ChatLogprobs,
+    ChatMessageBody,
+    DeltaChoice,
+    MessageChoice,
+    PromptLogprobs,
+    TextChoice,
+    TextLogprobs,
+    UsageBody,
+)
+from gateway.logprobs import TextLog, chat_log, joined, prompt_log
+from gateway.names import Names, Text
+from gateway.request import Request, Shown
+from gateway.sources import Source
 from gateway.streams import Piece, Usage
-
-Text = Callable[[int], str]
-"""The text of one token id alone."""
+from gateway.timing import Metrics
 
 
-class PromptDetails(Struct, frozen=True):
-    """Where prompt tokens came from; nothing is cached between requests yet."""
-
-    cached_tokens: int = 0
-
-
-class UsageBody(Struct, frozen=True):
-    """Tokens of one request."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-    prompt_tokens_details: PromptDetails = PromptDetails()
-
-    @classmethod
-    def of(cls, usage: Usage) -> "UsageBody":
-        """The API's form of a stream's usage."""
-        return cls(usage.prompt, usage.completion, usage.prompt + usage.completion)
-
-
-class TextLogprobs(Struct, frozen=True):
-    """Log probabilities of a completion, in the API's older form."""
-
-    tokens: list[str]
-    token_logprobs: list[float | None]
-    top_logprobs: list[dict[str, float] | None]
-    text_offset: list[int]
-
-
-class TopEntry(Struct, frozen=True):
-    """One alternative of a chat token."""
-
-    token: str
-    logprob: float
-    bytes: list[int]
-
-
-class ChatEntry(Struct, frozen=True):
-    """One chat token with its alternatives."""
-
-    token: str
-    logprob: float
-    bytes: list[int]
-    top_logprobs: list[TopEntry]
-
-
-class ChatLogprobs(Struct, frozen=True):
-    """Log probabilities of a chat answer."""
-
-    content: list[ChatEntry]
-
-
-class TextChoice(Struct, frozen=True):
-    """The one choice of a completion."""
-
-    text: str
-    logprobs: TextLogprobs | None
-    finish_reason: Finish | None
-    index: int = 0
-
-
-class ChatMessageBody(Struct, frozen=True):
-    """The assistant's message, or the part of it that a chunk adds."""
-
-    role: Literal["assistant"] | UnsetType = UNSET
-    content: str = ""
-
-
-class DeltaChoice(Struct, frozen=True):
-    """The one choice of a chat chunk."""
-
-    delta: ChatMessageBody
-    logprobs: ChatLogprobs | None = None
-    finish_reason: Finish | None = None
-    index: int = 0
-
-
-class MessageChoice(Struct, frozen=True):
-    """The one choice of a whole chat answer."""
-
-    message: ChatMessageBody
-    logprobs: ChatLogprobs | None
-    finish_reason: Finish | None
-    index: int = 0
-
-
-class Answer(Struct, frozen=True):
-    """Envelope of every answer and chunk."""
+class Head(Struct, frozen=True):
+    """What all chunks of an answer have in common."""
 
     id: str
-    object: Literal["text_completion", "chat.completion", "chat.completion.chunk"]
     created: int
     model: str
-    choices: list[TextChoice] | list[DeltaChoice] | list[MessageChoice] = field(
-        default_factory=list
-    )
-    usage: UsageBody | UnsetType = UNSET
-
-    def json(self) -> bytes:
-        """The answer as it is sent."""
-        return msgspec.json.encode(self)
 
 
 class Format(Protocol):
-    """One route's answers."""
+    """One route's answers; choices are numbered over all prompts."""
 
-    def opening(self) -> list[Answer]:
-        """Chunks that come before the first token."""
+    def opening(self, *, usage: bool) -> list[Answer]:
+        """Chunks that come before the first token, with the running usage if that is wanted."""
 
-    def chunk(self, piece: Piece, usage: Usage | None) -> Answer:
+    def chunk(self, index: int, piece: Piece, usage: Usage | None) -> Answer:
         """One token's chunk; with the running usage when that was asked for."""
 
-    def closing(self, usage: Usage) -> Answer:
-        """The chunk without choices that tells the usage."""
+    def closing(self, usage: Usage, metrics: Metrics) -> Answer:
+        """The chunk without choices that tells usage and times."""
 
-    def whole(self, pieces: Sequence[Piece], usage: Usage) -> Answer:
+    def whole(self, choices: Sequence[Sequence[Piece]], usage: Usage) -> Answer:
         """The answer to a request that does not stream."""
 
 
 class Completion:
     """Answers of `/v1/completions`."""
 
-    def __init__(self, name: str, created: int, model: str, text: Text) -> None:
-        self._envelope = Answer(name, "text_completion", created, model)
-        self._text = text
-        self._offset = 0
+    def __init__(self, head: Head, request: Request, sources: Sequence[Source], text: Text) -> None:
+        self._head = head
+        self._shown = shown = request.shown
+        self._names = Names(text, are_ids=shown.ids_for_tokens)
+        self._sources = [source for source in sources for _ in range(request.n)]
+        self._logs = [TextLog(self._names, shown.logprobs) for _ in self._sources]
 
-    def opening(self) -> list[Answer]:
-        """Nothing."""
-        return []
+    def opening(self, *, usage: bool) -> list[Answer]:
+        """The prompt of each choice, if it is echoed."""
+        if not self._shown.echo:
+            return []
+        return [self._echo(index, usage=usage) for index in range(len(self._sources))]
 
-    def chunk(self, piece: Piece, usage: Usage | None) -> Answer:
+    def chunk(self, index: int, piece: Piece, usage: Usage | None) -> Answer:
         """The token's text."""
-        choice = TextChoice(piece.text, self._logprobs([piece]), piece.finish)
-        return _fill(self._envelope, [choice], usage)
+        is_first = piece.token.index == 0 and not self._shown.echo
+        if self._shown.only_prompt:
+            choice = TextChoice("", None, "length", index, _ids(self._shown, []))
+        else:
+            choice = TextChoice(
+                piece.text,
+                self._logprobs(index, [piece]),
+                piece.finish,
+                index,
+                _ids(self._shown, [piece]),
+                self._prompt_ids(index) if is_first else UNSET,
+            )
+        return self._answer([choice], usage)
 
-    def closing(self, usage: Usage) -> Answer:
-        """The usage."""
-        return _fill(self._envelope, [], usage)
+    def closing(self, usage: Usage, metrics: Metrics) -> Answer:
+        """Usage and times."""
+        return self._answer([], usage, metrics)
 
-    def whole(self, pieces: Sequence[Piece], usage: Usage) -> Answer:
+    def whole(self, choices: Sequence[Sequence[Piece]], usage: Usage) -> Answer:
         """All text at once."""
-        text = "".join(piece.text for piece in pieces)
-        choice = TextChoice(text, self._logprobs(pieces), pieces[-1].finish)
-        return _fill(self._envelope, [choice], usage)
+        return self._answer([self._whole(*choice) for choice in enumerate(choices)], usage)
 
-    def _logprobs(self, pieces: Sequence[Piece]) -> TextLogprobs | None:
-        if pieces[0].token.logprob is None:
-            return None
-        tokens = [self._text(piece.token.id) for piece in pieces]
-        offsets = []
-        for token in tokens:
-            offsets.append(self._offset)
-            self._offset += len(token)
-        return TextLogprobs(
-            tokens,
-            [piece.token.logprob for piece in pieces],
-            [self._top(piece) for piece in pieces],
-            offsets,
+    def _whole(self, index: int, pieces: Sequence[Piece]) -> TextChoice:
+        shown, source = self._shown, self._sources[index]
+        finish: Finish | None = "length" if shown.only_prompt else pieces[-1].finish
+        pieces = [] if shown.only_prompt else pieces
+        parts = [self._echoed(index), self._logprobs(index, pieces)]
+        known = [part for part in parts if part is not None]
+        return TextChoice(
+            "".join([source.text, *(piece.text for piece in pieces)]),
+            joined(known) if known else None,
+            finish,
+            index,
+            _ids(shown, pieces),
+            self._prompt_ids(index),
+            _prompt_logprobs(shown, source, self._names),
         )
 
-    def _top(self, piece: Piece) -> dict[str, float] | None:
-        return {self._text(top.id): top.logprob for top in piece.token.top} or None
+    def _echo(self, index: int, *, usage: bool) -> Answer:
+        source = self._sources[index]
+        choice = TextChoice(
+            source.text,
+            self._echoed(index),
+            None,
+            index,
+            _ids(self._shown, []),
+            self._prompt_ids(index),
+        )
+        return self._answer([choice], Usage(len(source.ids), 0) if usage else None)
+
+    def _echoed(self, index: int) -> TextLogprobs | None:
+        source = self._sources[index]
+        if not self._shown.echo or self._shown.logprobs < 0 or source.scores is None:
+            return None
+        return self._logs[index].prompt(source.ids, source.scores)
+
+    def _logprobs(self, index: int, pieces: Sequence[Piece]) -> TextLogprobs | None:
+        if self._shown.logprobs < 0 or not pieces:
+            return None
+        return self._logs[index].tokens([piece.token for piece in pieces])
+
+    def _prompt_ids(self, index: int) -> list[int] | UnsetType:
+        return list(self._sources[index].ids) if self._shown.token_ids else UNSET
+
+    def _answer(
+        self, choices: list[TextChoice], usage: Usage | None, metrics: Metrics | None = None
+    ) -> Answer:
+        head = self._head
+        if usage is not None and self._shown.only_prompt:
+            usage = Usage(usage.prompt, 0)
+        return Answer(
+            head.id,
+            "text_completion",
+            head.created,
+            head.model,
+            choices,
+            UNSET if usage is None else UsageBody.of(usage),
+            UNSET if metrics is None else metrics,
+        )
 
 
 class Chat:
     """Answers of `/v1/chat/completions`."""
 
-    def __init__(self, name: str, created: int, model: str, text: Text) -> None:
-        self._envelope = Answer(name, "chat.completion", created, model)
-        self._text = text
+    def __init__(self, head: Head, request: Request, sources: Sequence[Source], text: Text) -> None:
+        self._head = head
+        self._shown = request.shown
+        self._names = Names(text, are_ids=request.shown.ids_for_tokens)
+        self._source = sources[0]
+        self._n = request.n
 
-    def opening(self) -> list[Answer]:
+    def opening(self, *, usage: bool) -> list[Answer]:
         """The role, without text: benchmarks take the next chunk for the first token."""
-        return [self._chunk([DeltaChoice(ChatMessageBody(role="assistant"))], None)]
+        known = Usage(len(self._source.ids), 0) if usage else None
+        return [self._opening(index, known) for index in range(self._n)]
 
-    def chunk(self, piece: Piece, usage: Usage | None) -> Answer:
+    def chunk(self, index: int, piece: Piece, usage: Usage | None) -> Answer:
         """The token's text."""
         delta = ChatMessageBody(content=piece.text)
-        return self._chunk([DeltaChoice(delta, self._logprobs([piece]), piece.finish)], usage)
+        logprobs, ids = self._logprobs([piece]), _ids(self._shown, [piece])
+        return self._chunk([DeltaChoice(delta, logprobs, piece.finish, index, ids)], usage)
 
-    def closing(self, usage: Usage) -> Answer:
-        """The usage."""
-        return self._chunk([], usage)
+    def closing(self, usage: Usage, metrics: Metrics) -> Answer:
+        """Usage and times."""
+        return self._chunk([], usage, metrics)
 
-    def whole(self, pieces: Sequence[Piece], usage: Usage) -> Answer:
-        """The whole message."""
+    def whole(self, choices: Sequence[Sequence[Piece]], usage: Usage) -> Answer:
+        """The whole messages."""
+        head = self._head
+        return Answer(
+            head.id,
+            "chat.completion",
+            head.created,
+            head.model,
+            [self._whole(*choice) for choice in enumerate(choices)],
+            UsageBody.of(usage),
+            UNSET,
+            self._prompt_ids(),
+            _prompt_logprobs(self._shown, self._source, self._names),
+        )
+
+    def _opening(self, index: int, usage: Usage | None) -> Answer:
+        role = DeltaChoice(ChatMessageBody(role="assistant"), index=index)
+        return self._chunk([role], usage, prompt=self._prompt_ids() if index == 0 else UNSET)
+
+    def _whole(self, index: int, pieces: Sequence[Piece]) -> MessageChoice:
         text = "".join(piece.text for piece in pieces)
         message = ChatMessageBody(role="assistant", content=text)
-        choice = MessageChoice(message, self._logprobs(pieces), pieces[-1].finish)
-        return _fill(self._envelope, [choice], usage)
+        ids = _ids(self._shown, pieces)
+        return MessageChoice(message, self._logprobs(pieces), pieces[-1].finish, index, ids)
 
-    def _chunk(self, choices: list[DeltaChoice], usage: Usage | None) -> Answer:
-        answer = _fill(self._envelope, choices, usage)
-        return msgspec.structs.replace(answer, object="chat.completion.chunk")
+    def _chunk(
+        self,
+        choices: list[DeltaChoice],
+        usage: Usage | None,
+        metrics: Metrics | None = None,
+        prompt: list[int] | UnsetType = UNSET,
+    ) -> Answer:
+        head = self._head
+        return Answer(
+            head.id,
+            "chat.completion.chunk",
+            head.created,
+            head.model,
+            choices,
+            UNSET if usage is None else UsageBody.of(usage),
+            UNSET if metrics is None else metrics,
+            prompt,
+        )
 
     def _logprobs(self, pieces: Sequence[Piece]) -> ChatLogprobs | None:
-        if pieces[0].token.logprob is None:
+        if self._shown.logprobs < 0:
             return None
-        return ChatLogprobs([self._entry(piece) for piece in pieces])
+        return chat_log(self._names, [piece.token for piece in pieces])
 
-    def _entry(self, piece: Piece) -> ChatEntry:
-        token = self._text(piece.token.id)
-        top = [self._alternative(entry) for entry in piece.token.top]
-        return ChatEntry(token, piece.token.logprob or 0.0, list(token.encode()), top)
-
-    def _alternative(self, entry: Alternative) -> TopEntry:
-        token = self._text(entry.id)
-        return TopEntry(token, entry.logprob, list(token.encode()))
+    def _prompt_ids(self) -> list[int] | UnsetType:
+        return list(self._source.ids) if self._shown.token_ids else UNSET
 
 
-def _fill(
-    envelope: Answer,
-    choices: list[TextChoice] | list[DeltaChoice] | list[MessageChoice],
-    usage: Usage | None,
-) -> Answer:
-    body = UNSET if usage is None else UsageBody.of(usage)
-    return msgspec.structs.replace(envelope, choices=choices, usage=body)
+def _ids(shown: Shown, pieces: Sequence[Piece]) -> list[int] | UnsetType:
+    return [piece.token.id for piece in pieces] if shown.token_ids else UNSET
+
+
+def _prompt_logprobs(shown: Shown, source: Source, names: Names) -> PromptLogprobs | UnsetType:
+    if shown.prompt_logprobs < 0 or source.scores is None:
+        return UNSET
+    return prompt_log(names, source.ids, source.scores, shown.prompt_logprobs)

@@ -8,18 +8,26 @@ class Stops:
 
     What it gives does not depend on how the text is cut into pieces: the stop that is complete
     first counts, and of several complete at the same character the longest.
+
+    Args:
+        texts: the stop strings, none of them empty.
+        are_shown: whether what ends the text is the last part of it.
     """
 
-    def __init__(self, texts: Sequence[str]) -> None:
+    def __init__(self, texts: Sequence[str] = (), *, are_shown: bool = False) -> None:
+        self.are_shown = are_shown
         self._texts = tuple(texts)
         self._held = ""
 
     def push(self, text: str) -> tuple[str, bool]:
-        """Add text; what is certain to come before any stop, and whether a stop was reached."""
+        """Add text; what is certain to belong to it, and whether a stop was reached."""
+        if not self._texts:
+            return text, False
         self._held += text
         found = [(at + len(s), at) for s in self._texts if (at := self._held.find(s)) >= 0]
         if found:
-            ready, self._held = self._held[: min(found)[1]], ""
+            end, start = min(found)
+            ready, self._held = self._held[: end if self.are_shown else start], ""
             return ready, True
         cut = len(self._held) - self._open()
         ready, self._held = self._held[:cut], self._held[cut:]

@@ -11,6 +11,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from common.messages import Ending, Finish, Sampling, Token
+from gateway.scores import Scores
 from gateway.stops import Stops
 
 
@@ -45,6 +46,7 @@ class Stream:
     Args:
         prompt: token ids.
         ending: as of the first attempt; later ones are counted down from it.
+        scores: of the prompt, to be gathered with the tokens.
     """
 
     def __init__(
@@ -52,15 +54,17 @@ class Stream:
         prompt: Sequence[int],
         sampling: Sampling,
         ending: Ending,
-        stops: Sequence[str],
+        stops: Stops,
         detokenizer: Detokenizer,
+        scores: Scores | None = None,
     ) -> None:
         self.prompt = array("i", prompt)
         self.sampling = sampling
         self.attempt = 1
         self.emitted: list[Token] = []
+        self.scores = scores
         self._ending = ending
-        self._stops = Stops(stops)
+        self._stops = stops
         self._detokenizer = detokenizer
         self._ahead: dict[int, Token] = {}
         self._pieces: list[Piece] = []
@@ -84,12 +88,19 @@ class Stream:
         self.attempt += 1
         self._ahead.clear()
 
+    # What the current attempt begins with. One that comes after the last token looks at the
+    # prompt alone, for the scores that are missing, and ends with a token that nobody wants.
+
     def ids(self) -> "array[int]":
-        """Prompt and emitted ids, the input of the current attempt."""
+        """Its input: prompt and emitted ids."""
+        if self.ended:
+            return self.prompt
         return self.prompt + array("i", [token.id for token in self.emitted])
 
     def ending(self) -> Ending:
-        """What ends the current attempt, counted from its first token."""
+        """What ends it, counted from its first token."""
+        if self.ended:
+            return Ending(max_tokens=1, ignore_eos=True)
         done = len(self.emitted)
         return Ending(
             max_tokens=self._ending.max_tokens - done,
@@ -137,8 +148,9 @@ class Stream:
             self._pieces.append(self._piece(token))
 
     def _piece(self, token: Token) -> Piece:
-        # A token that stops is not text of the answer.
-        text = "" if token.finish == "stop" else self._detokenizer.push(token.id)
+        # A token that stops is not text of the answer, unless that was asked for.
+        is_hidden = token.finish == "stop" and not self._stops.are_shown
+        text = "" if is_hidden else self._detokenizer.push(token.id)
         if token.finish is not None:
             text += self._detokenizer.flush()
         text, stopped = self._judge(token.index, text)

@@ -1,21 +1,26 @@
 """Text to ids and back, with the model's own tokenizer and chat template."""
 
 import asyncio
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 from jinja2 import TemplateError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from common.errors import ConfigError
 from gateway.errors import invalid
-from gateway.openai import ChatMessage, Prompt
+from gateway.incremental_text import IncrementalText, Role
+from gateway.request import ChatMessage, Encoding, Prompt
 
 THREADS = 2
 """Threads that turn prompts into ids beside the event loop."""
-WINDOW = 256
-"""Ids whose text may stay uncertain; random bytes are given out as they are beyond it."""
-_REPLACEMENT = "\ufffd"
+_BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
+_PLAIN = Encoding()
+MAX_REASON = 512
+"""Characters."""
+T = TypeVar("T")
 
 
 class Tokenizer:
@@ -31,47 +36,67 @@ class Tokenizer:
         self._tokenizer.model_max_length = 2**62
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="tokenizer")
         self.size = len(self._tokenizer)
+        # Neither grows beyond the vocabulary.
+        self._pieces: dict[int, str] = {}
+        self._roles: dict[int, Role] = {}
 
-    async def encode(self, prompt: Prompt) -> Sequence[int]:
+    async def encode(self, prompt: Prompt, how: Encoding = _PLAIN) -> Sequence[int]:
         """Token ids of a prompt.
 
         Raises:
             Refusal: ids outside the vocabulary, an empty result, or no chat template.
         """
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._pool, self._encode, prompt)
+        return await self.run(lambda: self._encode(prompt, how))
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """Long work with text, in one of the threads."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
     def piece(self, token_id: int) -> str:
         """The text of one id alone, special tokens included."""
-        return self._decode([token_id], skip=False)
+        text = self._pieces.get(token_id)
+        if text is None:
+            text = self._pieces[token_id] = self.decode([token_id], skip=False)
+        return text
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids, without special tokens."""
-        return self._decode(ids, skip=True)
-
-    def detokenizer(self) -> "IncrementalText":
-        """A fresh one, for one stream."""
-        return IncrementalText(self)
-
-    def close(self) -> None:
-        """Let the threads end."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
-
-    def _decode(self, ids: Sequence[int], *, skip: bool) -> str:
+    def decode(self, ids: Sequence[int], *, skip: bool = True) -> str:
+        """The text of ids, with or without that of special tokens."""
         text = self._tokenizer.decode(
             list(ids), skip_special_tokens=skip, clean_up_tokenization_spaces=False
         )
         assert isinstance(text, str)
         return text
 
-    def _encode(self, prompt: Prompt) -> Sequence[int]:
+    def detokenizer(self, *, skip: bool = True) -> IncrementalText:
+        """A fresh one, for one stream."""
+        return IncrementalText(lambda ids: self.decode(ids, skip=skip), self._role)
+
+    def close(self) -> None:
+        """Let the threads end."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _role(self, token_id: int) -> Role:
+        role = self._roles.get(token_id)
+        if role is None:
+            token = self._tokenizer.convert_ids_to_tokens(token_id)
+            is_byte = isinstance(token, str) and _BYTE.fullmatch(token)
+            is_skipped = self.piece(token_id) and not self.decode([token_id])
+            role = "special" if is_skipped else "byte" if is_byte else "text"
+            self._roles[token_id] = role
+        return role
+
+    def _encode(self, prompt: Prompt, how: Encoding) -> Sequence[int]:
         if isinstance(prompt, str):
-            ids: list[int] = self._tokenizer.encode(prompt)
+            ids = self._ids(prompt, special=how.add_special_tokens is not False)
         else:
             messages = [message for message in prompt if isinstance(message, ChatMessage)]
-            ids = self._chat(messages) if messages else self._known(prompt)
+            ids = self._chat(messages, how) if messages else self._known(prompt)
         if not ids:
             raise invalid("The prompt holds no token.", "prompt")
+        return ids
+
+    def _ids(self, text: str, *, special: bool) -> list[int]:
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=special)
         return ids
 
     def _known(self, prompt: Prompt) -> list[int]:
@@ -80,63 +105,20 @@ class Tokenizer:
             raise invalid(f"'prompt' holds an id that is not below {self.size}.", "prompt")
         return ids
 
-    def _chat(self, messages: Sequence[ChatMessage]) -> list[int]:
+    def _chat(self, messages: Sequence[ChatMessage], how: Encoding) -> list[int]:
         if not self._tokenizer.chat_template:
             raise invalid("This model has no chat template.", "messages")
         turns = [{"role": message.role, "content": message.text()} for message in messages]
         try:
             text = self._tokenizer.apply_chat_template(
-                turns, add_generation_prompt=True, tokenize=False
+                turns,
+                add_generation_prompt=how.add_generation_prompt,
+                continue_final_message=how.continue_final_message,
+                tokenize=False,
             )
-        except TemplateError as error:
+        except (TemplateError, ValueError) as error:
             reason = f"The model's chat template does not take these messages: {error}"
-            raise invalid(reason, "messages") from error
+            raise invalid(reason[:MAX_REASON], "messages") from error
         assert isinstance(text, str)
         # The template writes the special tokens itself.
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
-        return ids
-
-
-class IncrementalText:
-    """Ids of one stream to text; a character is given out when all its bytes are there.
-
-    A window of ids is decoded again and again. It begins where a character begins, and one clean
-    stretch before what is new stays in it, as some decoders look at what comes before. The pieces
-    joined are the text of all ids at once (byte-level decoders; one that falls back to bytes may
-    differ after invalid bytes).
-    """
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
-        self._window: list[int] = []
-        self._given = 0
-        self._clean = 0
-
-    def push(self, token_id: int) -> str:
-        """The text that this id makes certain."""
-        self._window.append(token_id)
-        text = self._tokenizer.decode(self._window)
-        whole = text.rstrip(_REPLACEMENT)
-        # An unfinished character is at most three bytes long.
-        ready = text[: max(len(whole), len(text) - 3)]
-        if len(self._window) > WINDOW:
-            ready = text
-        delta = ready[self._given :]
-        self._given += len(delta)
-        if len(ready) == len(text):
-            self._forget(text)
-        return delta
-
-    def flush(self) -> str:
-        """The rest, when no more ids come."""
-        text = self._tokenizer.decode(self._window)
-        delta = text[self._given :]
-        self._given = len(text)
-        return delta
-
-    def _forget(self, text: str) -> None:
-        recent = self._window[self._clean :]
-        kept = self._tokenizer.decode(recent)
-        if text.endswith(kept) and (kept or len(self._window) > WINDOW):
-            self._window, self._given = recent, len(kept)
-        self._clean = len(self._window)
+        return self._ids(text, special=bool(how.add_special_tokens))

@@ -30,6 +30,8 @@ from common.messages import (
     Hello,
     Leave,
     Peer,
+    PromptScores,
+    Score,
     Submit,
     Token,
     TokenBatch,
@@ -133,6 +135,25 @@ class FakeMesh:
         self.send(FirstToken(tokens[0], DECODE))
         for token in tokens:
             self.send(TokenBatch(DECODE, (token,)))
+
+
+def scores(submit: Submit, ids: list[int], size: int = 4) -> list[PromptScores]:
+    """All scores of an attempt's prompt, a few in each message: told from position and id."""
+    top = max(submit.prompt_logprobs, 0)
+    known = [score(position, ids[position], top) for position in range(1, len(ids))]
+    return [
+        PromptScores(submit.request, submit.attempt, start + 1, tuple(known[start:][:size]), ROUTER)
+        for start in range(0, len(known), size)
+    ]
+
+
+def score(position: int, token_id: int, top: int) -> Score:
+    """At even positions the token is the likeliest one."""
+    own = Alternative(token_id, -position / 100)
+    others = [Alternative(7 + i, -position / 100 - 0.5 - i) for i in range(top)]
+    if position % 2:
+        others = [Alternative(7 + i, -0.001 - i) for i in range(top)]
+    return Score(own.logprob, tuple(others if position % 2 else [own, *others][:top]))
 
 
 def say(text: str, finish: str = "stop") -> Reply:

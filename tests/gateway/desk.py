@@ -30,6 +30,7 @@ from common.service import Process
 from gateway.call import Call
 from gateway.calls import Calls
 from gateway.figures import Figures
+from gateway.stops import Stops
 from gateway.streams import Stream
 from tests.gateway.bench import DECODE
 
@@ -82,7 +83,7 @@ class Desk:
     def open(self, stream: Stream | None = None, name: str = "r") -> Call:
         """A call that stays open until `close`."""
         if stream is None:
-            stream = Stream([7, 8, 9], Sampling(seed=3), Ending(20), (), Letters())
+            stream = Stream([7, 8, 9], Sampling(seed=3), Ending(20), Stops(), Letters())
         self._contexts.append(self.calls.open(name, stream, None, self.time.at))
         return self._contexts[-1].__enter__()
 

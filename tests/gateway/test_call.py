@@ -1,16 +1,13 @@
-import asyncio
-
-import pytest
-
 from common.messages import Cancel, Ending, EndOfRequest, Finish, Sampling, Token
 from gateway.call import Call
 from gateway.errors import Refusal
+from gateway.stops import Stops
 from gateway.streams import Stream
 from tests.gateway.desk import DECODE, Letters
 
 
 def call(*stops: str) -> Call:
-    stream = Stream([7], Sampling(), Ending(100), stops, Letters())
+    stream = Stream([7], Sampling(), Ending(100), Stops(stops), Letters())
     return Call("r", stream, None, 0.0)
 
 
@@ -38,41 +35,28 @@ def test_evicted_attempts_do_not_count_and_stay_known() -> None:
         one.renew(1.0, 2, evicted=True)
     assert (one.failure, one.fruitless, one.stream.attempt) == (None, 0, 11)
     one.renew(1.0, 2)
-    message, ids = one.submit(DECODE, 2.0)
+    message, ids = one.submit(DECODE, 1.5, 2.0)
     assert (message.evicted, message.attempt, len(ids)) == (True, 12, 4)
 
 
 def test_what_nobody_can_hold_is_not_cancelled() -> None:
     one = call()
     assert one.let_go() is None
-    one.submit(DECODE, 1.0)
+    one.submit(DECODE, 0.5, 1.0)
     assert one.let_go() == Cancel("r", 1)
     assert one.let_go() is None
 
 
 def test_a_stop_string_is_told_and_an_end_by_the_workers_is_not() -> None:
     one = call("b")
-    one.submit(DECODE, 1.0)
+    one.submit(DECODE, 0.5, 1.0)
     give(one, "a")
     give(one, "b")
     assert one.let_go() == EndOfRequest("r", 1, 2, "stop")
     two = call()
-    two.submit(DECODE, 1.0)
+    two.submit(DECODE, 0.5, 1.0)
     give(two, "a", "length")
     assert two.let_go() is None
-
-
-def test_a_failure_comes_after_the_pieces_and_only_once() -> None:
-    async def scenario() -> None:
-        one = call()
-        give(one, "a")
-        one.fail(Refusal(500, "first"))
-        one.fail(Refusal(503, "second"))
-        assert [piece.text for piece in await one.pieces()] == ["a"]
-        with pytest.raises(Refusal, match="first"):
-            await one.pieces()
-
-    asyncio.run(scenario())
 
 
 def test_what_has_ended_cannot_fail_any_more() -> None:

@@ -8,17 +8,22 @@ from common import failpoints
 from common.messages import (
     Accepted,
     Cancel,
+    Ending,
     EndOfRequest,
     Failed,
     Open,
     Rejected,
     Resend,
+    Sampling,
     Submit,
     Token,
     TokenBatch,
 )
-from gateway.calls import MAX_OPEN
+from gateway.choices import Order, opened
 from gateway.errors import Refusal
+from gateway.places import MAX_OPEN
+from gateway.stops import Stops
+from gateway.streams import Stream
 from tests.gateway.bench import (
     COMPLETION,
     DECODE,
@@ -27,7 +32,7 @@ from tests.gateway.bench import (
     FakeMesh,
     accept,
 )
-from tests.gateway.desk import Desk, accepted, batch, first
+from tests.gateway.desk import Desk, Letters, accepted, batch, first
 
 
 def test_a_stop_string_is_cut_and_ends_the_request_at_the_router(bench: Bench) -> None:
@@ -291,3 +296,16 @@ def test_a_gateway_that_is_to_end_takes_nobody_and_abandons_what_is_left() -> No
     desk.calls.abandon()
     assert call.failure is not None
     assert call.failure.status == 503
+
+
+def test_every_submit_says_how_long_its_client_still_waits() -> None:
+    desk = Desk()
+    order = Order("r", None, desk.time.at, desk.time.at + 10.0)
+    with opened(desk.calls, order, [Stream([7], Sampling(), Ending(9), Stops(), Letters())], 1):
+        assert desk.submit.patience == 10.0
+        assert [m.patience for m in desk.tick(4.0)] == [6.0]
+        desk.receive(Failed("r", 1, "decode", "lost", True))
+        assert (desk.submit.attempt, desk.submit.patience) == (2, 6.0)
+        assert [m.patience for m in desk.tick(100.0)] == [0.0]
+    desk.open(name="endless")
+    assert desk.submit.patience is None

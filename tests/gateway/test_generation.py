@@ -195,7 +195,7 @@ def test_a_client_that_leaves_before_its_request_is_read_holds_nothing(
 ) -> None:
     encoding = asyncio.Event()
 
-    async def encode(tokenizer: Tokenizer, prompt: object) -> list[int]:
+    async def encode(tokenizer: Tokenizer, prompt: object, how: object) -> list[int]:
         encoding.set()
         await asyncio.Event().wait()
         raise AssertionError
@@ -221,7 +221,7 @@ def test_a_client_that_leaves_before_its_request_is_read_holds_nothing(
 def test_a_slow_tokenizer_is_no_excuse_for_the_deadline(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def encode(tokenizer: Tokenizer, prompt: object) -> list[int]:
+    async def encode(tokenizer: Tokenizer, prompt: object, how: object) -> list[int]:
         await asyncio.Event().wait()
         raise AssertionError
 

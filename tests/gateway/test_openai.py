@@ -5,9 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common.messages import Bias
 from gateway.errors import Refusal
 from gateway.openai import ChatBody, CompletionBody, parse_chat, parse_completion
 from gateway.parameters import _NEUTRAL, HARMLESS
+from gateway.request import Encoding, Shown
 
 NAMES = sorted({*CompletionBody.__struct_fields__, *ChatBody.__struct_fields__, *_NEUTRAL})
 LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
@@ -31,7 +33,11 @@ def test_whatever_comes_is_a_request_or_a_clear_refusal(fields: dict[str, object
             assert 400 <= refusal.status < 500
             assert json.loads(refusal.body())["error"]["message"]
         else:
-            msgspec.convert(msgspec.to_builtins(request.sampling), type(request.sampling))
+            for sampling in request.samplings():
+                msgspec.convert(msgspec.to_builtins(sampling), type(sampling))
+            if request.max_tokens is not None and request.min_tokens <= request.max_tokens:
+                ending = request.ending(request.max_tokens)
+                msgspec.convert(msgspec.to_builtins(ending), type(ending))
 
 
 @given(raw=st.binary(max_size=60))
@@ -49,15 +55,25 @@ def test_null_means_absent_for_every_parameter() -> None:
 
 def test_unknown_fields_are_named_if_a_header_can_hold_their_names() -> None:
     fields = {"best_guess": 1, "a\r\nb: c": 2, "\u4f60": 3, "user": "u", "n": 1}
-    assert parse_completion(completion(**fields)).ignored == ("best_guess",)
+    request = parse_completion(completion(**fields))
+    assert (request.ignored, request.num_ignored) == (("best_guess",), 3)
 
 
 @pytest.mark.parametrize(
     ("prompt", "expected"),
-    [("hi", "hi"), (["hi"], "hi"), ([1, 2], [1, 2]), ([[1, 2]], [1, 2]), ([7], [7])],
+    [
+        ("hi", ("hi",)),
+        (["hi"], ("hi",)),
+        (["a", "b"], ("a", "b")),
+        ([1, 2], ([1, 2],)),
+        ([[1, 2]], ([1, 2],)),
+        ([[1, 2], [3]], ([1, 2], [3])),
+        ([7], ([7],)),
+        (["a"] * 32, ("a",) * 32),
+    ],
 )
-def test_every_form_of_one_prompt_is_taken(prompt: object, expected: object) -> None:
-    assert parse_completion(completion(prompt=prompt)).prompt == expected
+def test_every_form_of_prompts_is_taken(prompt: object, expected: tuple) -> None:
+    assert parse_completion(completion(prompt=prompt)).prompts == expected
 
 
 def test_the_newer_name_of_max_tokens_wins_in_chats() -> None:
@@ -67,8 +83,34 @@ def test_the_newer_name_of_max_tokens_wins_in_chats() -> None:
     assert parse_chat(json.dumps(body).encode()).budget(10, 100) == 4
 
 
-def test_a_default_shrinks_to_the_context_and_a_full_context_is_refused() -> None:
-    request = parse_completion(completion())
-    assert [request.budget(length, 100) for length in (10, 90, 99)] == [16, 10, 1]
-    with pytest.raises(Refusal, match=r"you requested 101 tokens \(100 in the prompt, 1 for"):
-        request.budget(100, 100)
+def test_everything_that_is_served_is_not_called_ignored() -> None:
+    served = {
+        "n": 2, "best_of": 2, "logit_bias": {"5": -100, "7": 3}, "presence_penalty": -2,
+        "frequency_penalty": 2, "repetition_penalty": 1.3, "prompt_logprobs": 3, "echo": True,
+        "include_stop_str_in_output": True, "skip_special_tokens": False, "suffix": "",
+        "spaces_between_special_tokens": False, "add_special_tokens": False,
+        "truncate_prompt_tokens": -1, "return_token_ids": True, "logprobs": 2,
+        "return_tokens_as_token_ids": True, "priority": 3, "request_id": "r", "session_id": "s",
+        "cache_salt": "c", "user": "u", "kv_transfer_params": {"a": 1},
+    }  # fmt: skip
+    request = parse_completion(completion(**served))
+    assert (request.ignored, request.num_ignored) == ((), 0)
+    sampling = request.sampling
+    assert sampling.biases == (Bias(5, -100.0), Bias(7, 3.0))
+    assert (sampling.presence_penalty, sampling.frequency_penalty) == (-2.0, 2.0)
+    assert sampling.repetition_penalty == 1.3
+    shown = Shown(True, False, 2, 3, True, True)
+    assert (request.n, request.shown, request.shown.scores) == (2, shown, 3)
+    assert (request.show_stops, request.skip_special, request.truncate) == (True, False, -1)
+    assert request.encoding == Encoding(add_special_tokens=False)
+
+
+def test_an_answer_goes_on_with_the_last_message_without_a_new_turn() -> None:
+    body = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
+    for more, expected in (
+        ({}, Encoding(False, True, False)),
+        ({"add_generation_prompt": False}, Encoding(False, False, False)),
+        ({"continue_final_message": True}, Encoding(False, False, True)),
+        ({"add_special_tokens": True}, Encoding(True, True, False)),
+    ):
+        assert parse_chat(json.dumps(body | more).encode()).encoding == expected

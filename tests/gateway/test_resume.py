@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from common.messages import (
-    Ending,
     EndOfRequest,
     Failed,
     FirstToken,
@@ -20,16 +19,21 @@ from common.messages import (
     TokenBatch,
 )
 from gateway.call import Call
-from gateway.openai import Request, parse_chat, parse_completion
-from gateway.responses import Chat, Completion
+from gateway.openai import parse_chat, parse_completion
+from gateway.request import Request
+from gateway.responses import Chat, Completion, Head
+from gateway.sources import Source
 from gateway.sse import Events
+from gateway.stops import Stops
 from gateway.streams import Stream
+from gateway.timing import Metrics
 from gateway.tokenizer import Tokenizer
 from tests.gateway.desk import DECODE, Desk, accepted, answer
 
 PROMPT = [5, 9, 11]
 DIVERGED = 2
 """An id that no attempt draws."""
+NOTHING = Metrics(None, None, None, None, None)
 DEATHS = ("failed", "evicted", "ended", "lost", "stall", "fence", "rejected")
 BODIES = st.fixed_dictionaries(
     {
@@ -38,6 +42,10 @@ BODIES = st.fixed_dictionaries(
         "seed": st.integers(0, 2**40),
         "stream": st.just(True),
         "ignore_eos": st.booleans(),
+        "include_stop_str_in_output": st.booleans(),
+        "skip_special_tokens": st.booleans(),
+        "return_token_ids": st.booleans(),
+        "return_tokens_as_token_ids": st.booleans(),
         "stop_token_ids": st.sampled_from([[], [40], [40, 41]]),
         "stop": st.sampled_from([None, "a", ["el", "qu"], ["😀", "世"], ["o", "he"]]),
         "stream_options": st.fixed_dictionaries(
@@ -52,15 +60,16 @@ class Written:
 
     def __init__(self, request: Request, tokenizer: Tokenizer) -> None:
         form = Chat if request.chat else Completion
-        self.events = Events(request, form("id", 0, "tiny", tokenizer.piece))
-        self.whole = form("id", 0, "tiny", tokenizer.piece)
+        head, sources = Head("id", 0, "tiny"), [Source(PROMPT)]
+        self.events = Events(request, form(head, request, sources, tokenizer.piece))
+        self.whole = form(head, request, sources, tokenizer.piece)
         self.pieces: list = []
         self.raw = self.events.opening()
 
     def read(self, call: Call) -> None:
         pieces = call.stream.pieces()
         self.pieces += pieces
-        self.raw += self.events.tokens(pieces, len(PROMPT))
+        self.raw += self.events.tokens(0, pieces, len(PROMPT))
 
     def end(self, call: Call) -> tuple[bytes, bytes]:
         """The stream, and the answer had it been asked for as one."""
@@ -68,7 +77,8 @@ class Written:
         assert call.failure is None
         assert call.stream.finish is not None
         usage = call.stream.usage
-        return self.raw + self.events.ending(usage), self.whole.whole(self.pieces, usage).json()
+        end = self.events.ending(usage, NOTHING)
+        return self.raw + end, self.whole.whole([self.pieces], usage).json()
 
 
 def parse(body: dict, *, chat: bool, logprobs: int) -> Request:
@@ -82,11 +92,10 @@ def parse(body: dict, *, chat: bool, logprobs: int) -> Request:
 
 
 def open_call(desk: Desk, request: Request, tokenizer: Tokenizer) -> Call:
-    ending = Ending(
-        request.max_tokens, request.min_tokens, request.ignore_eos, request.stop_token_ids
-    )
-    text = tokenizer.detokenizer()
-    return desk.open(Stream(PROMPT, request.sampling, ending, request.stops, text))
+    ending = request.ending(request.max_tokens)
+    stops = Stops(request.stops, are_shown=request.show_stops)
+    text = tokenizer.detokenizer(skip=request.skip_special)
+    return desk.open(Stream(PROMPT, request.sampling, ending, stops, text))
 
 
 def feed(desk: Desk, token: Token, *, is_first: bool) -> None:

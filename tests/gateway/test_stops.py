@@ -9,23 +9,23 @@ LETTERS = st.text(alphabet="ab\u00e4", max_size=30)
 TEXTS = st.lists(st.text(alphabet="ab\u00e4", min_size=1, max_size=5), max_size=4)
 
 
-def reference(text: str, stops: list[str]) -> tuple[str, bool]:
+def reference(text: str, stops: list[str], are_shown: bool) -> tuple[str, bool]:
     """Character by character, with the whole text in sight."""
     for end in range(1, len(text) + 1):
         starts = [end - len(s) for s in stops if text[:end].endswith(s)]
         if starts:
-            return text[: min(starts)], True
+            return text[: end if are_shown else min(starts)], True
     return text, False
 
 
-@given(text=LETTERS, stops=TEXTS, data=st.data())
-def test_any_chunking_gives_the_text_before_the_first_complete_stop(
-    text: str, stops: list[str], data: st.DataObject
+@given(text=LETTERS, stops=TEXTS, are_shown=st.booleans(), data=st.data())
+def test_any_chunking_gives_the_text_up_to_the_first_complete_stop(
+    text: str, stops: list[str], are_shown: bool, data: st.DataObject
 ) -> None:
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=8)))
     bounds = [0, *cuts, len(text)]
-    scanner, given_out = Stops(stops), ""
-    expected, reached = reference(text, stops)
+    scanner, given_out = Stops(stops, are_shown=are_shown), ""
+    expected, reached = reference(text, stops, are_shown)
     for start, end in pairwise(bounds):
         ready, stopped = scanner.push(text[start:end])
         given_out += ready

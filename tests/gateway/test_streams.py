@@ -1,6 +1,7 @@
 import random
 
 from common.messages import Ending, Finish, Sampling, Token
+from gateway.stops import Stops
 from gateway.streams import Stream, Usage
 
 
@@ -21,10 +22,14 @@ class Letters:
 
 
 def stream(
-    *stops: str, max_tokens: int = 20, min_tokens: int = 0, stop_token_ids: tuple[int, ...] = ()
+    *stops: str,
+    max_tokens: int = 20,
+    min_tokens: int = 0,
+    stop_token_ids: tuple[int, ...] = (),
+    are_shown: bool = False,
 ) -> Stream:
     ending = Ending(max_tokens, min_tokens, stop_token_ids=stop_token_ids)
-    return Stream([7, 8, 9], Sampling(seed=3), ending, stops, Letters())
+    return Stream([7, 8, 9], Sampling(seed=3), ending, Stops(stops, are_shown=are_shown), Letters())
 
 
 def token(index: int, letter: str, finish: Finish | None = None, attempt: int = 1) -> Token:
@@ -119,3 +124,24 @@ def test_nothing_is_taken_after_the_last_token() -> None:
     one.take(token(0, "a", "length"))
     assert not one.take(token(1, "b"))
     assert text(one) == "a"
+
+
+def test_what_stops_the_text_is_part_of_it_where_that_was_asked_for() -> None:
+    one = stream("stop", are_shown=True)
+    for index, letter in enumerate("ab stop more"):
+        one.take(token(index, letter))
+    assert (text(one), one.finish, one.usage.completion) == ("ab stop", "stop", 7)
+    two = stream(are_shown=True)
+    two.take(token(0, "a"))
+    two.take(token(1, "$", "stop"))
+    assert text(two) == "a$"
+
+
+def test_an_attempt_after_the_last_token_looks_at_the_prompt_alone() -> None:
+    one = stream(min_tokens=2)
+    one.take(token(0, "a"))
+    one.take(token(1, "b", "length"))
+    one.restart()
+    assert (one.ids().tolist(), one.ending()) == ([7, 8, 9], Ending(1, ignore_eos=True))
+    assert not one.take(token(0, "c", "length", attempt=2))
+    assert (text(one), one.usage) == ("ab", Usage(3, 2))

@@ -10,11 +10,13 @@ from common.model_card import read_card
 from common.schedule import ScheduleChange
 from common.service import Membership, Process
 from gateway.calls import Calls
+from gateway.choices import Choices
 from gateway.errors import Refusal
 from gateway.figures import Figures
 from gateway.questions import Questions
 from gateway.readiness import Readiness
 from gateway.schedule import KnownSchedule
+from gateway.stops import Stops
 from gateway.streams import Stream
 from gateway.window import Window
 from tests.simulation.history import ANSWERED, CLIENT, Given, History
@@ -107,11 +109,13 @@ class Door:
         loop, calls = asyncio.get_running_loop(), self.calls
         prompt = array("i", bytes(4 * question.length))
         ending = Ending(question.max_tokens)
-        stream = Stream(prompt, question.sampling(), ending, (), Silent())
+        stream = Stream(prompt, question.sampling(), ending, Stops(), Silent())
         with calls.place() as arrival, calls.open(question.name, stream, None, arrival) as call:
-            await call.accepted()
-            while stream.finish is None:
-                for piece in await call.pieces():
+            choices = Choices([call])
+            await choices.accepted()
+            while not choices.are_finished:
+                ((_, pieces),) = await choices.next()
+                for piece in pieces:
                     token = piece.token
                     answer.ttft = answer.ttft or loop.time() - arrival
                     answer.tokens += (token.id,)

@@ -588,7 +588,9 @@ def scoring(*ends: ControlMessage) -> Rig:
     for end in ends:
         rig.instance.receive(end)
     if not rig.aborted:
-        rig.instance.on_done(run, ChunkResult(None, 1.0, 0.5, 0.5, 0.25, 0.5, (SCORES,)))
+        rig.instance.on_done(
+            run, ChunkResult(None, 1.0, 0.5, 0.5, 0.25, Moments(*4 * [0.0]), 0.5, (SCORES,))
+        )
     return rig
 
 

@@ -20,7 +20,7 @@ from common.messages import (
 from common.metrics import Metrics
 from common.scores import Scores
 from common.service import Process
-from services.prefill_worker.hands import ChunkResult
+from services.prefill_worker.hands import ChunkResult, Moments
 from services.prefill_worker.voice import Voice
 from tests.services.prefill_worker.plans import plan, run_chunk
 
@@ -110,7 +110,7 @@ def test_a_former_life_says_nothing_and_the_next_one_does() -> None:
 def scored(start: int) -> ChunkResult:
     nothing = np.empty((2, 0))
     scores = Scores(start, np.zeros(2, np.float32), nothing.astype(np.int32), nothing)
-    return ChunkResult(None, 1.0, 0.0, 0.0, 0.0, 0.5, (scores,))
+    return ChunkResult(None, 1.0, 0.0, 0.0, 0.0, Moments(*4 * [0.0]), 0.5, (scores,))
 
 
 def test_scores_are_repeated_to_the_gateway_until_it_has_them() -> None:
