@@ -99,7 +99,10 @@ class Feed:
                 data += _clock() + b": ping\n\n"
             while self.holes:
                 data += b'event: hole\ndata: {"lost": %d}\n\n' % self.holes.popleft()
-            await response.write(data)
+            try:
+                await response.write(data)
+            except ConnectionError:
+                break
         return response
 
     async def _request(self, http: web.Request) -> web.Response:

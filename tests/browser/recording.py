@@ -54,12 +54,12 @@ class Scene:
 
 
 SCENES = {
-    "light": Scene(rate=0.6, lengths=(4_000, 50_000, 190_000)),
-    "heavy": Scene(rate=1.35),
+    "light": Scene(rate=0.22, speed=2.0),
+    "heavy": Scene(rate=0.55, speed=2.2),
     "overload": Scene(rate=2.6, improvement_rate=0.3),
     "waiting": Scene(rate=1.9, policy="cdsp-priced"),
     "laptop": Scene(1, 4, 1, rate=0.8, lengths=(1_000, 12_000, 60_000), sizes=(1, 2, 4)),
-    "large": Scene(4, 8, 4, rate=2.6),
+    "large": Scene(4, 8, 4, rate=1.1, speed=2.2),
     "rush": Scene(
         4, 8, 4, rate=46.0, lengths=(500, 6_000, 90_000), improvement_rate=0.3, speed=0.9
     ),
@@ -72,6 +72,7 @@ SCENES = {
         instance_name="tetris-prefill-worker-replica-{}",
     ),
     "idle": Scene(rate=1e-6),
+    "empty": Scene(0, 0, 0, rate=1e-6),
 }
 
 
