@@ -14,7 +14,7 @@ from time import time  # noqa: TID251 - a recording is replayed on the wall cloc
 import msgspec
 from aiohttp import web
 
-from common.events import Happening
+from common.events import Happening, Planned
 from gateway.board import board
 from services.router.explain import explain
 from tests.browser.recording import SCENES, Recording, Scene, demands
@@ -33,7 +33,8 @@ class Feed:
         self.silent = False
         """Whether viewers are let go and nobody is let in."""
         self.connections = 0
-        self.holes: deque[int] = deque()
+        self.raw: deque[bytes] = deque()
+        """Events of the stream that go out next, as they are."""
         self._recording = Recording(scene, time() - past)
         self._ahead = self._recording.happenings(demands(scene))
         self._next = next(self._ahead)
@@ -47,6 +48,11 @@ class Feed:
         app.router.add_get("/tetris/events", self._events)
         app.router.add_get("/tetris/requests/{id}", self._request)
         return app
+
+    def planned(self, request: str) -> Planned:
+        """What was told of a request's plan."""
+        events = (event for event in self._told if isinstance(event, Planned))
+        return next(event for event in events if event.request == request)
 
     @asynccontextmanager
     async def serve(self, port: int = 0) -> AsyncIterator[str]:
@@ -97,8 +103,8 @@ class Feed:
             data = b"".join(_messages(fresh))
             if turn % 10 == 0:
                 data += _clock() + b": ping\n\n"
-            while self.holes:
-                data += b'event: hole\ndata: {"lost": %d}\n\n' % self.holes.popleft()
+            while self.raw:
+                data += self.raw.popleft()
             try:
                 await response.write(data)
             except ConnectionError:

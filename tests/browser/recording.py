@@ -158,9 +158,7 @@ class Recording(Simulation):
         self.plans.append((request.owner.request, plan))
         chunks = tuple(
             PlannedChunk(chunk.length, chunk.size, self._wall(now + start), seconds)
-            for chunk, start, seconds in zip(
-                plan.chunks, plan.starts, plan.predicted, strict=True
-            )
+            for chunk, start, seconds in zip(plan.chunks, plan.starts, plan.predicted, strict=True)
         )
         other = replace(plan.policy, name="single-chunk")
         free = dict.fromkeys(plan.view.names, 2**62)
@@ -233,9 +231,7 @@ class Recording(Simulation):
         request, decode = what.owner.request, f"decode-{(what.decode or 'd0')[1:]}"
         if is_over:
             self._active[decode] -= 1
-            self._told.append(
-                Over(self._wall(now), request, 1, "length", what.demand.output)
-            )
+            self._told.append(Over(self._wall(now), request, 1, "length", what.demand.output))
             return
         assert what.plan is not None
         self._active[decode] += 1
@@ -251,7 +247,9 @@ class Recording(Simulation):
         free, delays, prefill = self._memory.free(), self._pool.delays(now), []
         for name, (shown, node) in self._names.items():
             since = self._running.get(name)
-            busy = self._busy.pop(name, 0.0) + (now - max(since, now - 1) if since is not None else 0)
+            busy = self._busy.pop(name, 0.0) + (
+                now - max(since, now - 1) if since is not None else 0
+            )
             used, share = 400_000 - free[name], min(1.0, max(0.0, busy))
             prefill.append(PrefillState(shown, node, delays[name], used, 400_000, share))
         decode = []
@@ -262,7 +260,11 @@ class Recording(Simulation):
             decode.append(DecodeState(f"decode-{index}", node, active, used, books.total))
         lent, total = sum(self._lent.values()), BACKENDS * self.scene.decode
         broker = BrokerState(
-            "kv-transfer-0", total, min(lent, total), max(0, lent - total) // 4, 0.2 * (lent > total)
+            "kv-transfer-0",
+            total,
+            min(lent, total),
+            max(0, lent - total) // 4,
+            0.2 * (lent > total),
         )
         schedule = self.scheduler.schedule
         self._told.append(

@@ -1,0 +1,343 @@
+import asyncio
+import json
+import os
+from pathlib import Path
+from time import time  # noqa: TID251 - hostile events have to be of now
+
+import pytest
+
+from tests.browser.feed import Feed
+from tests.browser.recording import SCENES
+from tests.browser.watching import Scenario, Watched, pictures, watching
+
+INSIDE = "b.isDone && b.width > 12 && b.x > tetris.plot().left + 60"
+HOSTILE = "<img src=x onerror=alert(1)>" + "x" * 80
+
+
+def watch(scenario: Scenario, scene: str = "heavy", key: str | None = None, **more) -> Watched:
+    async def run() -> Watched:
+        async with watching(Feed(SCENES[scene], key=key), **more) as watched:
+            await scenario(watched)
+            return watched
+
+    return asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("name", "scene", "more"),
+    [
+        ("light", "heavy", {"color_scheme": "light"}),
+        ("dark", "large", {"color_scheme": "dark"}),
+        (
+            "phone",
+            "heavy",
+            {"color_scheme": "dark", "width": 390, "height": 844, "device_scale_factor": 2},
+        ),
+    ],
+)
+def test_the_pool_is_shown_without_complaints_or_requests_elsewhere(
+    name: str, scene: str, more: dict, tmp_path: Path
+) -> None:
+    async def scenario(on: Watched) -> None:
+        await on.open()
+        await on.until("tetris.blocks().filter((b) => b.isDone).length > 50")
+        await on.until("document.getElementById('ttft').textContent !== '–'")
+        await asyncio.sleep(1)
+        theme = await on.page.evaluate("document.documentElement.dataset.theme")
+        assert theme == more["color_scheme"]
+        overflow = "document.documentElement.scrollWidth > document.documentElement.clientWidth"
+        assert not await on.page.evaluate(overflow)
+        path = pictures(tmp_path) / f"{name}.png"
+        await on.page.screenshot(path=path)
+        assert path.stat().st_size < 400_000
+
+    watched = watch(scenario, scene, **more)
+    assert watched.complaints == []
+    assert watched.strangers() == []
+    assert len(watched.requests) >= 2
+
+
+def test_blocks_lie_where_their_members_and_times_are() -> None:
+    async def scenario(on: Watched) -> None:
+        await on.open()
+        await on.until("tetris.blocks().some((b) => b.isPlanned)")
+        plot = await on.page.evaluate("tetris.plot()")
+        blocks = await on.page.evaluate("tetris.blocks()")
+        known = [one for one in blocks if one["size"]]
+        rows: dict[str, float] = {}
+        for one in known:
+            assert rows.setdefault(one["member"], one["y"]) == one["y"]
+            if one["isDone"]:
+                assert one["x"] + one["width"] <= plot["now"] + 2
+            if one["isPlanned"]:
+                assert one["x"] >= plot["now"] - 2
+        groups: dict[tuple[str, int], list[dict]] = {}
+        for one in known:
+            groups.setdefault((one["request"], one["index"]), []).append(one)
+        for group in groups.values():
+            assert len(group) == group[0]["size"]
+        assert any(len(group) > 1 for group in groups.values())
+
+    watch(scenario)
+
+
+def test_a_block_under_the_pointer_tells_its_plan_and_a_click_keeps_it() -> None:
+    async def scenario(on: Watched) -> None:
+        await on.open()
+        one, x, y = await on.block(f"{INSIDE} && b.index > 0")
+        await on.page.mouse.move(x, y)
+        card = on.page.locator("#card")
+        await card.wait_for(state="visible")
+        await on.until("document.querySelectorAll('#card table').length === 2")
+        text = await card.inner_text()
+        plan = on.feed.planned(one["request"])
+        assert one["request"] in text
+        assert f"{plan.length:,} tokens in {len(plan.chunks)} chunks" in text
+        assert plan.decode in text
+        assert f"Phases on {one['member']}" in text
+        assert "predicted" in text and "measured" in text and "shadow policy" in text
+        chunks = on.page.locator("#card table").nth(0).locator("tr")
+        assert await chunks.count() == 1 + len(plan.chunks)
+        cells = await chunks.nth(1).locator("td").all_inner_texts()
+        assert cells[2] == str(plan.chunks[0].size)
+        chosen = await on.page.locator("#card tr.here").last.inner_text()
+        assert "chosen" in chosen and chosen.startswith(str(plan.chunks[-1].size))
+        await on.page.mouse.click(x, y)
+        await on.page.mouse.move(5, 5)
+        assert await card.is_visible()
+        await on.page.keyboard.press("Escape")
+        assert await card.is_hidden()
+
+    watched = watch(scenario)
+    assert watched.complaints == []
+
+
+def test_a_request_that_nobody_explains_is_shown_without_reasons() -> None:
+    async def scenario(on: Watched) -> None:
+        await on.page.route("**/tetris/requests/*", lambda route: route.fulfill(status=404))
+        await on.open()
+        one, x, y = await on.block(INSIDE)
+        async with on.page.expect_response("**/tetris/requests/*"):
+            await on.page.mouse.move(x, y)
+        await asyncio.sleep(0.3)
+        text = await on.page.locator("#card").inner_text()
+        assert one["request"] in text
+        assert "Why this plan" not in text
+
+    watch(scenario)
+
+
+def test_the_keyboard_goes_from_chunk_to_chunk() -> None:
+    async def scenario(on: Watched) -> None:
+        await on.open()
+        await on.block(INSIDE)
+        await on.page.locator("#live").focus()
+        seen = set()
+        for key in ("ArrowDown", "ArrowLeft", "ArrowLeft", "ArrowDown", "ArrowUp"):
+            await on.page.keyboard.press(key)
+            seen.add(await on.page.locator("#card").inner_text())
+        assert len(seen) >= 3
+        await on.page.keyboard.press("Enter")
+        assert "Pinned" in await on.page.locator("#card").inner_text()
+
+    watch(scenario)
+
+
+def test_a_tap_on_a_phone_opens_the_card_within_the_screen() -> None:
+    async def scenario(on: Watched) -> None:
+        await on.open()
+        _, x, y = await on.block("b.isDone && b.width > 8 && b.x > tetris.plot().left + 20")
+        await on.page.touchscreen.tap(x, y)
+        box = await on.page.locator("#card").bounding_box()
+        assert box["x"] >= 0 and box["x"] + box["width"] <= 390
+        assert box["y"] >= 0 and box["y"] + box["height"] <= 844
+
+    watch(scenario, width=390, height=844, has_touch=True, is_mobile=True)
+
+
+def test_a_closed_door_asks_for_the_key_and_keeps_it_in_the_tab() -> None:
+    async def scenario(on: Watched) -> None:
+        await on.page.goto(on.url)
+        await on.page.locator("#key").wait_for(state="visible")
+        assert on.feed.connections == 0
+        await on.page.fill("#secret", "wrong")
+        async with on.page.expect_response("**/tetris/events*") as refused:
+            await on.page.keyboard.press("Enter")
+        assert (await refused.value).status == 401
+        await on.page.fill("#secret", "open-sesame")
+        await on.page.keyboard.press("Enter")
+        await on.until("tetris.connection() === 'live' && tetris.plot().rows > 0")
+        assert await on.page.locator("#key").is_hidden()
+        kept = "JSON.stringify({...localStorage}) + document.cookie + location"
+        assert "open-sesame" not in await on.page.evaluate(kept)
+        assert await on.page.evaluate("sessionStorage.getItem('key')") == "open-sesame"
+        assert all("open-sesame" not in url for url in on.requests)
+
+    watch(scenario, key="open-sesame")
+
+
+def test_a_lost_stream_is_taken_up_again_and_told_anew() -> None:
+    async def scenario(on: Watched) -> None:
+        await on.open()
+        on.feed.silent = True
+        await on.until("tetris.connection() === 'lost'")
+        on.feed.silent = False
+        await on.until("tetris.connection() === 'live' && tetris.blocks().length > 50")
+        assert on.feed.connections == 2
+        keys = "tetris.blocks().map((b) => [b.request, b.attempt, b.index, b.member].join())"
+        assert await on.page.evaluate(f"new Set({keys}).size === tetris.blocks().length")
+
+    watch(scenario)
+
+
+def test_a_held_picture_listens_to_nobody_until_it_goes_on() -> None:
+    async def scenario(on: Watched) -> None:
+        await on.open()
+        await on.page.click("#pause")
+        place = "JSON.stringify(tetris.blocks().filter((b) => b.isDone).slice(-5))"
+        before = await on.page.evaluate(place)
+        await asyncio.sleep(0.7)
+        assert await on.page.evaluate(place) == before
+        await on.page.click("#pause")
+        await on.until("tetris.connection() === 'live'")
+        assert await on.page.evaluate(place) != before
+
+    watch(scenario)
+
+
+def test_a_wider_span_shows_what_was_before() -> None:
+    async def scenario(on: Watched) -> None:
+        await on.page.add_init_script("sessionStorage.span ??= '15'")
+        await on.open()
+        await on.until("tetris.kept().trimmed > 0")
+        few = await on.page.evaluate("tetris.kept().requests")
+        await on.page.click("[data-span='300']")
+        await on.until(f"tetris.kept().requests > {few} + 10")
+        assert on.feed.connections == 2
+
+    watch(scenario)
+
+
+def event(kind: str, **fields: object) -> bytes:
+    return b"data: " + json.dumps([{"type": kind, "at": time(), **fields}]).encode() + b"\n\n"
+
+
+def test_hostile_and_unknown_events_are_words_at_most() -> None:
+    async def scenario(on: Watched) -> None:
+        await on.open()
+        chunk = {"length": 7, "size": 2, "start": time() + 4, "seconds": 4.0}
+        plan = {
+            "request": HOSTILE,
+            "attempt": 1,
+            "arrived": time(),
+            "length": 7,
+            "members": [HOSTILE, "prefill-0"],
+            "chunks": [chunk],
+            "decode": HOSTILE,
+            "ttft": 8.0,
+            "policy": HOSTILE,
+            "rate": 0.1,
+        }
+        on.feed.raw += [
+            b"data: not json\n\n",
+            b": a comment\n\n",
+            b"event: news\ndata: {}\n\n",
+            event("Unheard", request="r", attempt=1),
+            event("Planned", **plan),
+            b'event: hole\ndata: {"lost": 7}\n\n',
+        ]
+        _, x, y = await on.block(f"b.request === {json.dumps(HOSTILE)} && b.member.length > 9")
+        assert "7 events lost" in await on.page.locator("#note").inner_text()
+        await on.page.mouse.click(x, y)
+        assert HOSTILE in await on.page.locator("#card").inner_text()
+        assert await on.page.locator("img").count() == 0
+
+    watched = watch(scenario, "light")
+    assert [one for one in watched.complaints if "404" not in one] == []
+
+
+def test_a_plan_that_the_mesh_has_forgotten_does_not_stay_for_ever() -> None:
+    async def scenario(on: Watched) -> None:
+        await on.open()
+        chunk = {"length": 7, "size": 1, "start": time() + 1, "seconds": 2.0}
+        plan = {
+            "request": "ghost",
+            "attempt": 1,
+            "arrived": time(),
+            "length": 7,
+            "members": ["prefill-0"],
+            "chunks": [chunk],
+            "decode": "decode-0",
+            "ttft": 3.0,
+            "policy": "cdsp",
+            "rate": 0.1,
+        }
+        on.feed.raw.append(event("Planned", **plan))
+        await on.until("tetris.blocks().some((b) => b.request === 'ghost')")
+        await on.until("!tetris.blocks().some((b) => b.request === 'ghost')")
+
+    watch(scenario, "idle")
+
+
+@pytest.mark.parametrize(
+    ("scene", "words"),
+    [("empty", "No prefill instance yet"), ("idle", "All instances are idle")],
+)
+def test_an_empty_picture_says_why(scene: str, words: str) -> None:
+    async def scenario(on: Watched) -> None:
+        await on.page.goto(on.url)
+        await on.until(f"document.getElementById('notice').textContent.includes({words!r})")
+
+    watched = watch(scenario, scene)
+    assert watched.complaints == []
+
+
+@pytest.mark.parametrize("scene", ["laptop", "overload", "waiting", "crowd"])
+def test_every_size_and_load_fits_its_page(scene: str, tmp_path: Path) -> None:
+    async def scenario(on: Watched) -> None:
+        await on.open()
+        await on.until("tetris.blocks().length > 3")
+        rows = SCENES[scene].nodes * SCENES[scene].per_node
+        assert (await on.page.evaluate("tetris.plot()"))["rows"] == rows
+        overflow = "document.documentElement.scrollWidth > document.documentElement.clientWidth"
+        assert not await on.page.evaluate(overflow)
+        await on.page.screenshot(path=tmp_path / f"{scene}.png")
+
+    watched = watch(scenario, scene)
+    assert watched.complaints == []
+
+
+def test_what_is_kept_stays_bounded_under_60_chunks_a_second() -> None:
+    seconds = float(os.environ.get("BOARD_SECONDS", "15"))
+
+    async def scenario(on: Watched) -> None:
+        await on.page.add_init_script(
+            "window.longTasks = []; new PerformanceObserver((list) => longTasks.push("
+            "...list.getEntries().map((e) => e.duration))).observe({entryTypes: ['longtask']})"
+        )
+        await on.open()
+        await asyncio.sleep(3)
+        await on.page.evaluate("longTasks.length = 0")
+        heaps, most, end = [], 0, time() + seconds
+        while time() < end:
+            await asyncio.sleep(min(10.0, seconds / 3))
+            kept = await on.page.evaluate("tetris.kept()")
+            most = max(most, kept["requests"])
+            # A replay holds a minute more than is shown, and then goes.
+            assert kept["requests"] < 60 * 60 and kept["open"] < 500, kept
+            assert kept["colours"] <= kept["requests"] + kept["waiting"] + 500, kept
+            assert kept["samples"] < 60 * 120, kept
+            heap = "(gc(), performance.memory.usedJSHeapSize)"
+            heaps.append(await on.page.evaluate(heap) / 1e6)
+        assert kept["trimmed"] > kept["requests"] / 4
+        frames = await on.page.evaluate("tetris.frames()")
+        long = await on.page.evaluate("longTasks")
+        for name, values in frames.items():
+            values.sort()
+            p50, p95 = values[len(values) // 2], values[int(len(values) * 0.95)]
+            print(f"\n{name}: p50 {p50:.1f} ms, p95 {p95:.1f} ms, of {len(values)}", end="")
+        print(f"\nlong tasks: {len(long)}, longest {max(long, default=0):.0f} ms")
+        print(f"requests kept at most: {most}; heap, MB: {[round(heap, 1) for heap in heaps]}")
+
+    watched = watch(scenario, "rush", color_scheme="dark")
+    assert watched.complaints == []
