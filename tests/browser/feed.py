@@ -28,7 +28,7 @@ KEPT = 300.0
 class Feed:
     """One recording on its way, and everybody who watches it."""
 
-    def __init__(self, scene: Scene, past: float = 75.0, key: str | None = None) -> None:
+    def __init__(self, scene: Scene, past: float = 140.0, key: str | None = None) -> None:
         self.key = key
         self.silent = False
         """Whether viewers are let go and nobody is let in."""
@@ -38,7 +38,7 @@ class Feed:
         self._recording = Recording(scene, time() - past)
         self._ahead = self._recording.happenings(demands(scene))
         self._next = next(self._ahead)
-        self._told: deque[Happening] = deque()
+        self.told: deque[Happening] = deque()
         self._first = 0
 
     def app(self) -> web.Application:
@@ -51,7 +51,7 @@ class Feed:
 
     def planned(self, request: str) -> Planned:
         """What was told of a request's plan."""
-        events = (event for event in self._told if isinstance(event, Planned))
+        events = (event for event in self.told if isinstance(event, Planned))
         return next(event for event in events if event.request == request)
 
     @asynccontextmanager
@@ -70,12 +70,12 @@ class Feed:
         """Let happen what is due; the number of the event after the last one."""
         now = time()
         while self._next.at <= now:
-            self._told.append(self._next)
+            self.told.append(self._next)
             self._next = next(self._ahead)
-        while self._told and self._told[0].at < now - KEPT:
-            self._told.popleft()
+        while self.told and self.told[0].at < now - KEPT:
+            self.told.popleft()
             self._first += 1
-        return self._first + len(self._told)
+        return self._first + len(self.told)
 
     def _is_let_in(self, http: web.Request) -> bool:
         return self.key is None or http.headers.get("Authorization") == f"Bearer {self.key}"
@@ -90,7 +90,7 @@ class Feed:
         await response.prepare(http)
         end = self._advance()
         since = time() - float(http.query["seconds"])
-        past = [event for event in self._told if event.at >= since]
+        past = [event for event in self.told if event.at >= since]
         await response.write(_clock())
         for data in _messages(past):
             await response.write(data)
@@ -99,7 +99,7 @@ class Feed:
             await asyncio.sleep(PERIOD)
             turn += 1
             begin, end = end, self._advance()
-            fresh = [self._told[index - self._first] for index in range(begin, end)]
+            fresh = [self.told[index - self._first] for index in range(begin, end)]
             data = b"".join(_messages(fresh))
             if turn % 10 == 0:
                 data += _clock() + b": ping\n\n"

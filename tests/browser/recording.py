@@ -61,7 +61,7 @@ SCENES = {
     "laptop": Scene(1, 4, 1, rate=0.8, lengths=(1_000, 12_000, 60_000), sizes=(1, 2, 4)),
     "large": Scene(4, 8, 4, rate=1.1, speed=2.2),
     "rush": Scene(
-        4, 8, 4, rate=46.0, lengths=(500, 6_000, 90_000), improvement_rate=0.3, speed=0.9
+        4, 8, 4, rate=60.0, lengths=(500, 6_000, 90_000), improvement_rate=0.3, speed=0.7
     ),
     "crowd": Scene(
         128,

@@ -1,5 +1,6 @@
 """A browser that shows the board, and notes what a page must not do."""
 
+import asyncio
 import os
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -16,8 +17,8 @@ if CHROMIUM is None:
 
 from tests.browser.feed import Feed  # noqa: E402
 
-WAIT = 20_000
-"""Milliseconds that a page may take to show something."""
+WAIT = 30.0
+"""Seconds that a page may take to show something."""
 
 
 class Watched:
@@ -42,7 +43,10 @@ class Watched:
 
     async def until(self, expression: str) -> None:
         """Wait for something to be true on the page."""
-        await self.page.wait_for_function(expression, timeout=WAIT)
+        # Playwright's own way to wait evaluates strings inside the page, which its policy forbids.
+        async with asyncio.timeout(WAIT):
+            while not await self.page.evaluate(expression):  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
 
     async def open(self) -> None:
         """Load the page and wait for the first data."""
