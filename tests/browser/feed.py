@@ -17,7 +17,8 @@ from aiohttp import web
 from common.events import Happening, Planned
 from gateway.board import board
 from services.router.explain import explain
-from tests.browser.recording import SCENES, Recording, Scene, demands
+from tests.browser.recording import Recording
+from tests.browser.scenes import SCENES, Scene, demands
 
 PERIOD = 0.1
 """Seconds between two messages."""
@@ -118,8 +119,8 @@ class Feed:
         for request, plan in reversed(self._recording.plans):
             if request == http.match_info["id"]:
                 told = explain(plan, self._recording.scheduler.model)
-                explanation = {"candidates": told.candidates, "chunkings": told.chunkings}
-                body = msgspec.json.encode({"request": request, "explanation": explanation})
+                answer = {"candidates": told.candidates, "chunkings": told.chunkings}
+                body = msgspec.json.encode({"id": request, "explanation": {"plan": answer}})
                 return web.Response(body=body, content_type="application/json")
         raise web.HTTPNotFound
 

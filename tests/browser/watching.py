@@ -16,6 +16,7 @@ if CHROMIUM is None:
     pytest.skip("needs chromium on the PATH", allow_module_level=True)
 
 from tests.browser.feed import Feed  # noqa: E402
+from tests.browser.scenes import SCENES  # noqa: E402
 
 WAIT = 30.0
 """Seconds that a page may take to show something."""
@@ -92,3 +93,12 @@ def pictures(fallback: Path) -> Path:
 
 
 Scenario = Callable[[Watched], Awaitable[None]]
+
+
+def watch(scenario: Scenario, scene: str = "heavy", key: str | None = None, **more) -> Watched:
+    async def run() -> Watched:
+        async with watching(Feed(SCENES[scene], key=key), **more) as watched:
+            await scenario(watched)
+            return watched
+
+    return asyncio.run(run())
