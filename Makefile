@@ -14,7 +14,7 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 # The planner's compiled search: an edited one is built anew.
 CORE := $(wildcard services/router/_*.[ch])
 
-.PHONY: serve test test-clients test-faults soak check paper rates bench bench-planner bench-gap bench-streams test-wheel venv clean
+.PHONY: serve test test-clients test-browser test-faults soak check paper rates bench bench-planner bench-gap bench-streams test-wheel venv clean
 
 ## serve: the whole mesh on this machine, at http://127.0.0.1:8000
 serve: $(STAMP)
@@ -23,6 +23,12 @@ serve: $(STAMP)
 ## test: the suite that CI runs
 test: $(STAMP)
 	@$(BIN)/python -m pytest $(ARGS)
+
+## test-browser: the board in the system's Chromium, with new pictures in docs/board; SECONDS=120
+test-browser: $(STAMP)
+	@$(PIP) install -qq -c constraints.txt 'playwright>=1.48'
+	@BOARD_PICTURES=docs/board BOARD_SECONDS=$(or $(SECONDS),120) \
+	  $(BIN)/python -m pytest -s --timeout 900 tests/browser $(ARGS)
 
 ## test-faults: break real meshes in every phase; ROWS=F2,F9 REPEATS=3 SEED=7
 test-faults: $(STAMP)

@@ -10,6 +10,7 @@ from aiohttp import web
 from common.messages import Ledger, Name, Status
 from common.schedule import Report, change_of, in_words
 from gateway.app import empty
+from gateway.board import board
 from gateway.bodies import JSON, read_json, unambiguous
 from gateway.errors import Refusal, invalid
 from gateway.figures import Figures
@@ -78,6 +79,7 @@ def build(questions: Questions, figures: Figures, panes: Panes) -> web.Applicati
     app.router.add_get("/tetris/status", control.status)
     app.router.add_get("/tetris/ledger", control.ledger)
     app.router.add_post("/tetris/drain", control.drain)
+    app.router.add_get("/tetris/board", board)
     app.router.add_get("/update", control.schedule)
     app.router.add_post("/update", control.update)
     panes.add_to(app)
