@@ -33,6 +33,7 @@ from common.messages import (
     FirstToken,
     Heartbeat,
     Hello,
+    Joining,
     Member,
     Peer,
     PrefillFacts,
@@ -43,6 +44,7 @@ from common.messages import (
     Sampling,
     Scored,
     Target,
+    Times,
     Token,
     TokenBatch,
     Welcome,
@@ -116,6 +118,8 @@ class Driver:
         self.notes: list[ControlMessage] = []
         self.tokens: defaultdict[str, dict[int, Token]] = defaultdict(dict)
         self.turns: defaultdict[str, int] = defaultdict(int)
+        self.times: dict[str, Times | None] = {}
+        self.joined: dict[str, Joining] = {}
         self._news = asyncio.Event()
 
     async def listen(self) -> None:
@@ -131,9 +135,11 @@ class Driver:
                 self.mesh.send(peer.inbox, Welcome(1, peer.incarnation))
             case Heartbeat(name=name, facts=facts):
                 self.facts[name] = facts
-            case FirstToken(token=token):
+            case FirstToken(token=token, times=times):
+                self.times[token.request] = times
                 self.tokens[token.request][token.index] = token
-            case TokenBatch(tokens=tokens):
+            case TokenBatch(tokens=tokens, joined=joined):
+                self.joined.update({one.request: one for one in joined})
                 for token in tokens:
                     self.tokens[token.request][token.index] = token
             case EndOfRequest() | Failed():
@@ -283,11 +289,26 @@ def test_tokens_of_several_requests_are_those_of_transformers(
                 assert driver.ids(f"r{i}") == greedy(ids, 6)
                 assert driver.noted(Released, f"r{i}") == chunks[-1].size
                 assert driver.noted(Failed, f"r{i}") == 0
+                check_moments(driver, f"r{i}", len(chunks))
             num_runs = sum(chunk.size for chunks in PLANS for chunk in chunks)
             assert sum(isinstance(note, Ready) for note in driver.notes) == num_runs
             assert driver.facts["prefill-0"].finished_through == driver.turns["prefill-0"]
 
     asyncio.run(scenario())
+
+
+def check_moments(driver: Driver, request: str, num_chunks: int) -> None:
+    """From the first chunk's arrival to the first decode step; on one machine they are in order."""
+    times, joined = driver.times[request], driver.joined[request]
+    assert times is not None and len(times.chunks) == num_chunks
+    moments = [times.chunks[0].arrived]
+    for chunk in times.chunks:
+        assert chunk.arrived <= chunk.begun
+        assert 0 <= chunk.balance <= chunk.ended - chunk.gathered
+        moments += [chunk.begun, chunk.gathered, chunk.ended]
+    moments.append(times.sampled)
+    assert moments == sorted(moments)
+    assert joined.committed <= joined.begun
 
 
 def test_a_request_that_ends_with_token_0_is_not_decoded(

@@ -1,6 +1,7 @@
 from array import array
 
-from common.messages import Cancel, EndOfRequest, Failed, Released, RunChunk
+from common.events import Planned
+from common.messages import Cancel, EndOfRequest, Events, Failed, Released, RunChunk
 from services.router.calibration import Order
 from services.router.orders import VOCABULARY
 from tests.services.router.mesh import Mesh
@@ -92,3 +93,13 @@ def test_one_that_fails_is_over():
     ((_, failed),) = [one for one in mesh.sent_of(Failed) if one[0] == "in-router"]
     mesh.give(failed)
     assert orders.is_over()
+
+
+def test_gateways_are_told_of_it_under_a_name_that_no_client_has_and_it_has_no_shadow():
+    mesh = Mesh(shadow="fixed-sp:1")
+    orders = started(mesh)
+    mesh.router.tell(mesh.now)
+    ((_, message),) = mesh.sent_of(Events)
+    (planned,) = [event for event in message.events if isinstance(event, Planned)]
+    assert orders.is_own(planned.request) and planned.request.startswith("tetris-measures-")
+    assert (planned.policy, planned.shadow) == ("forced", None)
