@@ -25,6 +25,8 @@ class Call:
         """Attempts in a row that have failed without a token."""
         self.failure: Refusal | None = None
         self.arrival = arrival
+        self.predicted: float | None = None
+        """Seconds to the first token, as the router said when it took it in."""
         self.last: float | None = None
         """When the last token came, of any attempt."""
         self._taken = False
@@ -35,8 +37,10 @@ class Call:
         """Whether nothing more is wanted of the mesh."""
         return self.failure is not None or self.stream.ended
 
-    def accept(self) -> None:
-        """The router has taken the current attempt."""
+    def accept(self, predicted: float | None = None) -> None:
+        """The router has taken the current attempt, whose first token is so many seconds away."""
+        if not self._taken:
+            self.predicted = predicted
         self.attempt.accepted = self._taken = True
         self.wake()
 

@@ -94,6 +94,8 @@ class Generation:
     ) -> web.StreamResponse:
         form = self._format(request, call.name)
         headers = {"x-tetris-ignored": ",".join(request.ignored)} if request.ignored else {}
+        if call.predicted is not None:
+            headers["x-tetris-predicted-ttft"] = f"{call.predicted:.3f}"
         if request.stream:
             return await EventStream(Events(request, form), headers).run(http, call, deadline)
         async with _until(deadline):

@@ -1,6 +1,7 @@
 """All books of the router, and what joining and leaving mean for them."""
 
 from common.config import Config
+from services.router.departures import Departures
 from services.router.dispatch import Dispatch
 from services.router.measuring import Measuring
 from services.router.memory import Memory
@@ -30,6 +31,7 @@ class Books:
         self.sightings = Sightings(grace)
         self.measuring = Measuring()
         self.speeds = Speeds()
+        self.departures = Departures()
 
     def join(self, member: Registered) -> None:
         """Open the books of a new member."""

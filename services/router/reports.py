@@ -38,11 +38,14 @@ class Reports:
             case ChunkDone(seq=seq, turn=turn):
                 # Also when the attempt is over: another member may have reported its end.
                 self._tuning.done(report, now)
+                owner = Owner(report.request, report.attempt)
+                books.departures.computed(owner, name, now)
                 if books.pool.is_turn(name, seq, turn):
                     books.pool.finished(name, turn)
                     # Turns run in their order: what is done has come, and all before it.
                     books.dispatch.acknowledge(name, turn)
             case Released(request=request, attempt=attempt):
+                books.departures.released(Owner(request, attempt), name, now)
                 books.memory.release(Owner(request, attempt), name)
 
     def _admitted(self, admitted: Admitted) -> bool:
