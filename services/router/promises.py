@@ -91,13 +91,22 @@ class Promises:
         return second - now
 
     def _free_second(self, first: int, work: float, last: int) -> int:
-        """The first second with room for so much work, which may fill many seconds."""
-        backlog = 0.0
+        """The first second from which so much work has room, in as many seconds as it takes."""
+        work *= self.returning
+        length = min(max(1, math.ceil(work / SHARE)), HORIZON)
+        backlog, ahead = 0.0, sum(map(self._booked, range(self._first, self._first + length)))
         for second in range(self._first, last):
-            backlog = max(0.0, backlog + self.returning * self._work.get(second, 0.0) - SHARE)
-            if second >= first and backlog <= 0.0:
+            is_free = backlog <= 0.0 and ahead + work <= SHARE * length
+            if second >= first and is_free:
                 return second
+            booked = self._booked(second)
+            backlog = max(0.0, backlog + booked - SHARE)
+            ahead += self._booked(second + length) - booked
         return max(first, last)
+
+    def _booked(self, second: int) -> float:
+        """Seconds of the whole mesh that those will take who come back in that second."""
+        return self.returning * self._work.get(second, 0.0)
 
     def _expire(self, now: float) -> None:
         """Forget those whose time is over."""

@@ -74,8 +74,8 @@ class Router:
         self.num_ignored = 0
         """Messages that nobody here was meant to get, or from members of another life."""
         self._planning = Planning(config, books, peer, send)
-        entrance = Entrance(config.router, books, self._planning)
-        self._attempts = Attempts(books, self._planning, entrance, send)
+        self.entrance = Entrance(config.router, books, self._planning)
+        self._attempts = Attempts(books, self._planning, self.entrance, send)
         self._members = Membership(config.mesh, peer, books, self._attempts, send)
         self._levelling = Levelling(peer.incarnation, books, self._attempts)
         self._patience = Patience(config.router, books, self._planning, self._attempts)

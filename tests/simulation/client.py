@@ -29,6 +29,10 @@ class Answer:
     ttft: float = 0.0
     total: float = 0.0
     outcome: str = ""
+    predicted: float | None = None
+    """TTFT as the router said it when it took the request in."""
+    retry_after: float | None = None
+    """Of a refusal."""
 
 
 class Silent:
@@ -95,6 +99,7 @@ class Door:
             answer.outcome = "refused 504"
         except Refusal as refusal:
             answer.outcome = f"refused {refusal.status}"
+            answer.retry_after = refusal.retry_after
 
     async def _converse(self, question: Question, answer: Answer, history: History) -> None:
         if not self.readiness.known:
@@ -105,6 +110,7 @@ class Door:
         stream = Stream(prompt, question.sampling(), ending, (), Silent())
         with calls.place() as arrival, calls.open(question.name, stream, None, arrival) as call:
             await call.accepted()
+            answer.predicted = call.predicted
             while stream.finish is None:
                 for piece in await call.pieces():
                     token = piece.token
