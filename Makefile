@@ -13,7 +13,7 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 # The planner's compiled search: an edited one is built anew.
 CORE := $(wildcard services/router/_*.[ch])
 
-.PHONY: serve test test-faults soak check paper rates bench bench-planner bench-gap test-wheel venv clean
+.PHONY: serve test test-faults soak check paper rates bench bench-planner bench-gap bench-overload test-wheel venv clean
 
 ## serve: the whole mesh on this machine, at http://127.0.0.1:8000
 serve: $(STAMP)
@@ -56,6 +56,10 @@ bench-planner: $(STAMP)
 ## bench-gap: on a real mesh, a long prompt beside a busy instance; about 12 minutes, all cores
 bench-gap: $(STAMP)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.bench_gap $(ARGS)
+
+## bench-overload: ten times the capacity, in virtual time; a live mesh: ARGS="--url http://..."
+bench-overload: $(STAMP)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.bench_overload $(ARGS)
 
 ## paper: the paper's evaluation in simulation, into docs/paper.md
 paper: $(STAMP)

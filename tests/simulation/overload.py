@@ -7,12 +7,10 @@ were told, rounded up to whole seconds as HTTP has it, as often as it takes.
 import asyncio
 import math
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import mean, quantiles
-from typing import Literal
 
 from msgspec import structs
 
@@ -22,15 +20,12 @@ from loadgen.arrivals import draw_arrivals
 from loadgen.lengths import Lengths
 from services.router import entrance
 from services.router.promises import Promises
+from tests.bench.overload_figures import MAX_TRIES, Result, Returning, Try, returns
 from tests.simulation.checks import ROUTER
-from tests.simulation.client import Answer
 from tests.simulation.cluster import MAX_MODEL_LEN, Cluster
 from tests.simulation.history import ANSWERED, Event
 from tests.simulation.questions import Question
 from tests.simulation.world import World
-
-MAX_TRIES = 12
-Returning = Literal["none", "probes", "all"]
 
 
 @dataclass(frozen=True)
@@ -54,67 +49,6 @@ class Overload:
     returning: Returning = "probes"
     promises: bool = True
     seed: int = 1
-
-
-@dataclass
-class Try:
-    """One request of one client; seconds after the first one could come."""
-
-    at: float
-    is_probe: bool
-    is_return: bool
-    answer: Answer = field(default_factory=Answer)
-    received: float = 0.0
-    """Seconds from the client's arrival until the router got it."""
-
-    @property
-    def is_taken(self) -> bool:
-        """Whether it was accepted."""
-        return self.answer.outcome == ANSWERED
-
-
-@dataclass
-class Result:
-    """What happened."""
-
-    tries: list[Try] = field(default_factory=list)
-    busy: float = 0.0
-    """Share of all instances' time that they computed, while requests came."""
-    promises: int = 0
-    """Held at once, at most."""
-    waiting: int = 0
-    requests: int = 0
-    returning: float = 1.0
-    """What the router thought at the end of who returns."""
-
-    def errors(self, *, at_gateway: bool) -> list[float]:
-        """|actual - predicted| / predicted of all accepted requests, in order of size."""
-        found = []
-        for one in self.tries:
-            predicted = one.answer.predicted
-            if one.is_taken and predicted:
-                actual = one.answer.ttft - (0.0 if at_gateway else one.received)
-                found.append(abs(actual - predicted) / predicted)
-        return sorted(found)
-
-    def returns(self, within: float = math.inf) -> list[bool]:
-        """Of each first return of a probe in that time: whether it was accepted."""
-        return [one.is_taken for one in self.tries
-                if one.is_probe and one.is_return and one.at <= within]  # fmt: skip
-
-    def share_of_returns(self) -> float:
-        """Accepted returns of all returns of all clients."""
-        returns = [one.is_taken for one in self.tries if one.is_return]
-        return mean(returns) if returns else math.nan
-
-    def waits(self) -> list[float]:
-        """All times that were given to those who were refused."""
-        return [one.answer.retry_after or 0.0 for one in self.tries if not one.is_taken]
-
-
-def percentile(values: Sequence[float], percent: int) -> float:
-    """Of at least two values."""
-    return quantiles(values, n=100, method="inclusive")[percent - 1]
 
 
 async def capacity(path: Path, case: Overload, count: int = 200) -> float:
@@ -172,18 +106,18 @@ class _Run:
     async def client(self, number: int, arrival: Arrival, is_probe: bool) -> None:
         """Ask, and come back as told."""
         await asyncio.sleep(arrival.at)
-        returns = self._case.returning == "all" or (self._case.returning == "probes" and is_probe)
         for count in range(MAX_TRIES):
             name = f"r{number}-{count}"
             asked = asyncio.get_running_loop().time()
-            one = Try(asked - self._begun, is_probe, count > 0)
-            one.answer = await self._world.ask(_question(name, arrival, number))
+            answer = await self._world.ask(_question(name, arrival, number))
+            one = Try(asked - self._begun, is_probe, count > 0, answer.outcome == ANSWERED)
+            one.ttft, one.predicted, one.after = answer.ttft, answer.predicted, answer.retry_after
             one.received = self._received.pop(name, asked) - asked
             self._result.tries.append(one)
-            if one.is_taken or not returns:
+            if one.is_taken or not returns(self._case.returning, is_probe):
                 return
-            assert one.answer.outcome == "refused 503", one.answer.outcome
-            await asyncio.sleep(max(1, math.ceil(one.answer.retry_after or 0.0)))
+            assert answer.outcome == "refused 503", answer.outcome
+            await asyncio.sleep(max(1, math.ceil(one.after or 0.0)))
 
     async def watch(self) -> None:
         """Look at the router's books, again and again."""
