@@ -14,7 +14,7 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 # The planner's compiled search: an edited one is built anew.
 CORE := $(wildcard services/router/_*.[ch])
 
-.PHONY: serve test test-clients test-browser test-faults soak check paper rates bench bench-planner bench-gap bench-streams test-wheel venv clean
+.PHONY: serve test test-clients test-browser test-faults soak check paper rates bench bench-planner bench-gap bench-streams bench-overload test-wheel venv clean
 
 ## serve: the whole mesh on this machine, at http://127.0.0.1:8000
 serve: $(STAMP)
@@ -78,6 +78,10 @@ bench-gap: $(STAMP)
 ## bench-streams: tokens/s and requests/s of one gateway process before it adds 20 ms
 bench-streams: $(STAMP)
 	@$(BIN)/python -m tests.bench.bench_streams $(ARGS)
+
+## bench-overload: ten times the capacity, in virtual time; a live mesh: ARGS="--url http://..."
+bench-overload: $(STAMP)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.bench_overload $(ARGS)
 
 ## paper: the paper's evaluation in simulation, into docs/paper.md
 paper: $(STAMP)

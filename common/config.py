@@ -111,6 +111,10 @@ class RouterConfig(Section, frozen=True):
     latency: str = "cpu-smollm2-135m"
     """A fitted latency model: a name in compose/latency or a path."""
     max_queue: PositiveInt = 1024
+    max_ttft: Annotated[float, Meta(ge=0, le=1e6)] = 300.0
+    """Seconds: new requests that would wait so long for their first token are refused, see
+    `services/router/entrance`. As long as HTTP clients wait that set no time of their own; 0 takes
+    in whatever the queue has room for."""
     reserve_tokens: PositiveInt = 256
     """Decode slots reserved beyond the prompt at planning, at most."""
     calibrate_seconds: Annotated[float, Meta(ge=0, le=600)] = 20.0

@@ -1,6 +1,7 @@
 """The routes of the gateway, and what holds for all of them: limits, request ids, error JSON."""
 
 import logging
+import math
 from collections.abc import Awaitable, Callable
 
 import msgspec
@@ -169,7 +170,7 @@ def _errors_as_json(figures: Figures) -> Middleware:
                 headers["Allow"] = error.headers["Allow"]
         figures.refused.labels(refusal.status).inc()
         if refusal.retry_after is not None:
-            headers["Retry-After"] = str(max(1, round(refusal.retry_after)))
+            headers["Retry-After"] = str(max(1, math.ceil(refusal.retry_after)))
         return web.Response(
             body=refusal.body(), status=refusal.status, content_type=JSON, headers=headers
         )

@@ -44,6 +44,8 @@ class Call:
         self.bell: Bell[Call] = Bell() if bell is None else bell
         self.taken = False
         """Whether the router has ever taken it."""
+        self.predicted: float | None = None
+        """Seconds to the first token, as the router said when it took it in."""
         self.queued: float | None = None
         """Seconds that it waited for its plan and its turn, where that is known."""
         self.first: float | None = None
@@ -70,8 +72,10 @@ class Call:
             return self.failure is None
         return self.attempt.only_scores and self.attempt.begun == inf and not self.is_over
 
-    def accept(self) -> None:
-        """The router has taken the current attempt."""
+    def accept(self, predicted: float | None = None) -> None:
+        """The router has taken the current attempt, whose first token is so many seconds away."""
+        if not self.taken:
+            self.predicted = predicted
         self.attempt.accepted = self.taken = True
         self.wake()
 

@@ -201,8 +201,8 @@ class Calls:
 
     def _answer(self, call: Call, message: Answer) -> None:
         match message:
-            case Accepted():
-                call.accept()
+            case Accepted(predicted_ttft=seconds):
+                call.accept(seconds)
             case Rejected():
                 self._rejected(call, message)
             case Failed():

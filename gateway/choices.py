@@ -50,6 +50,12 @@ class Choices:
         prompt = sum(len(call.stream.prompt) for call in self.calls[:: self._n])
         return Usage(prompt, sum(len(call.stream.emitted) for call in self.calls))
 
+    @property
+    def predicted(self) -> float | None:
+        """Seconds to the last of the first tokens, as the router said when it took them in."""
+        told = [call.predicted for call in self.calls if call.predicted is not None]
+        return max(told, default=None)
+
     async def accepted(self) -> None:
         """Wait until the router has taken all of them, or does not answer."""
         try:

@@ -136,6 +136,8 @@ class Generation:
         deadline: float,
     ) -> web.StreamResponse:
         headers = {"x-tetris-ignored": ",".join(request.ignored)} if request.ignored else {}
+        if (predicted := choices.predicted) is not None:
+            headers["x-tetris-predicted-ttft"] = f"{predicted:.3f}"
         # Thousands of scored tokens take their time.
         work = self._tokenizer.run if request.shown.scores >= 0 else _at_once
         if request.stream:

@@ -22,19 +22,18 @@ from common.pages import Owner
 from services.router.books import Books
 from services.router.dispatch import Parcel
 from services.router.endings import How, end_of
+from services.router.entrance import RETRY_AFTER, Entrance
 from services.router.planning import Planning, Send
 from services.router.requests import Request
-
-RETRY_AFTER = 2.0
-"""Seconds that a client is asked to wait when nothing can take its request."""
 
 
 class Attempts:
     """All attempts of all requests, as far as gateways and members hear of them."""
 
-    def __init__(self, books: Books, planning: Planning, send: Send) -> None:
+    def __init__(self, books: Books, planning: Planning, entrance: Entrance, send: Send) -> None:
         self._books = books
         self._planning = planning
+        self._entrance = entrance
         self._send = send
 
     def submit(self, submit: Submit, ids: bytes, now: float) -> bool:
@@ -50,7 +49,7 @@ class Attempts:
         known = known or self.adopted(request.owner, gateway, now)
         if known is not None:
             self._books.sightings.forget(known.owner)
-            self._send(gateway.inbox, known.accepted())
+            self._send(gateway.inbox, known.accepted(now))
             return True
         if self._is_on_its_way(request.owner):
             return False
@@ -60,6 +59,7 @@ class Attempts:
             return True
         self._supersede(request.owner, now)
         requests.add(request)
+        self._entrance.joined(request)
         if not request.is_retry:
             self._planning.scheduler.arrive(now)
         return True
@@ -108,6 +108,9 @@ class Attempts:
             self._send(inbox, message)
         if request.decode is not None:
             books.placement.drop(owner, request.decode)
+            if request.admitted and request.expected is not None:
+                seconds, limit = now - request.expected, request.submit.ending.max_tokens
+                books.departures.answered(seconds, limit)
         for name, turn in books.pool.forget(owner):
             parcel = books.dispatch.void(name, turn, now)
             if parcel is not None:
@@ -169,19 +172,16 @@ class Attempts:
     def _rejection(self, request: Request, now: float) -> Rejected | None:
         """Why a new attempt is not taken in; None when it is."""
         is_retry = request.owner.attempt > 1
-        requests = self._books.requests
         try:
             self._check(request)
         except RequestFailed as error:
             return Rejected(*request.owner, 400, str(error)[:2048])
-        if requests.full(retry=is_retry):
-            reason = f"{requests.num_waiting} requests are waiting; raise router.max_queue"
-            return Rejected(*request.owner, 503, reason, RETRY_AFTER)
         # What was once accepted, or needs members that may come, may also wait for them.
-        if is_retry or self._books.registry.is_growing(now):
-            return None
-        why = self._planning.impossible(request)
-        return None if why is None else Rejected(*request.owner, 400, why[:2048])
+        if not is_retry and not self._books.registry.is_growing(now):
+            why = self._planning.impossible(request)
+            if why is not None:
+                return Rejected(*request.owner, 400, why[:2048])
+        return self._entrance.refusal(request, now)
 
     def _check(self, request: Request) -> None:
         submit = request.submit

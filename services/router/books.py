@@ -3,6 +3,7 @@
 from common.config import Config
 from services.router.busy import Busy
 from services.router.decisions import Decisions
+from services.router.departures import Departures
 from services.router.dispatch import Dispatch
 from services.router.measuring import Measuring
 from services.router.memory import Memory
@@ -38,6 +39,7 @@ class Books:
         self.recorder = Recorder(epoch, self.wall)
         self.decisions = Decisions()
         self.busy = Busy()
+        self.departures = Departures()
 
     def join(self, member: Registered) -> None:
         """Open the books of a new member."""

@@ -5,7 +5,7 @@ receives when it joins and its own shards of every chunk from then on, each in w
 covers the balancing copy and whatever decode has not acknowledged.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from common.messages import Chunk
@@ -80,6 +80,13 @@ class Memory:
             del books.held[owner]
         books.strangers = {owner: held[owner] for owner in held if owner not in books.held}
         return gone
+
+    @property
+    def promises(self) -> Iterator[tuple[str, Owner, int]]:
+        """All slots that are promised: on which instance, to whom, how many."""
+        for name, books in self._instances.items():
+            for owner, (slots, _) in books.held.items():
+                yield name, owner, slots
 
     @property
     def owners(self) -> set[Owner]:

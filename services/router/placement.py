@@ -63,6 +63,10 @@ class Placement:
         instance = self._instances[name]
         return instance.left() / max(1, instance.active)
 
+    def left(self, usable: set[str]) -> dict[str, int]:
+        """Slots that nobody has or was promised, of each of those instances."""
+        return {name: one.left() for name, one in self._instances.items() if name in usable}
+
     def choose(self, slots: int, usable: set[str]) -> str | None:
         """The instance with the highest freeness among those that can hold `slots` more."""
         fitting = [

@@ -50,6 +50,10 @@ class PoolView:
             tuple(self.delays[index] for index in kept),
         )
 
+    def idle(self) -> "PoolView":
+        """The same instances without anything to do."""
+        return PoolView(self.names, self.nodes, (0.0,) * len(self.names))
+
     def after(self, plan: "Plan") -> "PoolView":
         """The view once `plan` is booked: its members are busy until its first token."""
         busy = set(plan.members)

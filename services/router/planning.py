@@ -12,7 +12,7 @@ from services.router.books import Books
 from services.router.forced import parse
 from services.router.memory import plan_slots
 from services.router.placement import decode_slots
-from services.router.plan import Plan
+from services.router.plan import Plan, PoolView
 from services.router.pool import Task
 from services.router.registry import Registered
 from services.router.requests import Request
@@ -83,7 +83,7 @@ class Planning:
         view, scheduler = books.pool.view(now), self.scheduler
         if scheduler.is_held_up(view):
             return started
-        queue = [request for request in waiting if self.impossible(request) is None]
+        queue = self._possible(waiting)
         view = view.only(self._usable(queue))
         if scheduler.is_held_up(view):
             return started
@@ -96,6 +96,11 @@ class Planning:
             self._commit(request, plan, decode, now, shadow)
             started.append(request)
         return started
+
+    def line(self, now: float) -> tuple[list[Request], PoolView]:
+        """Those who wait and can start one day, by arrival, and what they are planned on."""
+        queue = self._possible(self._books.requests.waiting)
+        return queue, self._books.pool.view(now).only(self._usable(queue))
 
     def order(self, request: Request, names: frozenset[str], now: float) -> bool:
         """Start a request of the router's own, with its forced plan, on some of these instances.
@@ -117,10 +122,25 @@ class Planning:
         self._commit(request, plan, decode, now)
         return True
 
+    @property
+    def decode(self) -> set[str]:
+        """Decode instances that new requests may use."""
+        serving = self._books.registry.serving("decode-worker")
+        return {member.name for member in serving if member.broker}
+
+    def decode_slots(self, request: Request) -> int:
+        """Slots of decode that a request is booked with."""
+        submit = request.submit
+        reserve = submit.ending.max_tokens if submit.evicted else self._reserve
+        return decode_slots(submit.num_tokens, submit.ending.max_tokens, reserve)
+
     def stuck(self) -> list[tuple[Request, str]]:
         """Waiting requests that are impossible in the mesh of now, and why."""
         judged = [(one, self.impossible(one)) for one in self._books.requests.waiting]
         return [(one, why) for one, why in judged if why is not None]
+
+    def _possible(self, waiting: Sequence[Request]) -> list[Request]:
+        return [request for request in waiting if self.impossible(request) is None]
 
     def _usable(self, queue: Sequence[Request]) -> frozenset[str]:
         """Instances to plan on: not the slow ones, unless somebody could not run without them."""
@@ -161,15 +181,8 @@ class Planning:
 
     def _place(self, request: Request) -> Registered | None:
         books = self._books
-        serving = books.registry.serving("decode-worker")
-        usable = {member.name for member in serving if member.broker}
-        name = books.placement.choose(self._decode_slots(request), usable)
+        name = books.placement.choose(self.decode_slots(request), self.decode)
         return None if name is None else books.registry.find(name)
-
-    def _decode_slots(self, request: Request) -> int:
-        submit = request.submit
-        reserve = submit.ending.max_tokens if submit.evicted else self._reserve
-        return decode_slots(submit.num_tokens, submit.ending.max_tokens, reserve)
 
     def _commit(
         self,
@@ -184,10 +197,11 @@ class Planning:
         assert decode.broker is not None, "only placed where there is a broker"
         books.requests.planned(request)
         request.plan, request.decode, request.broker = plan, decode.name, decode.broker
+        request.expected = now + plan.ttft
         request.touch(*plan.members, decode.name, decode.broker)
         books.recorder.planned(request, now, shadow)
         books.decisions.add(request, self.scheduler.model, shadow, now)
-        books.placement.book(owner, decode.name, self._decode_slots(request))
+        books.placement.book(owner, decode.name, self.decode_slots(request))
         tasks = books.pool.commit(owner, plan)
         last = {name: turn for task in tasks for name, turn in task.turns.items()}
         books.memory.reserve(owner, plan_slots(plan), last)
@@ -220,7 +234,7 @@ class Planning:
                 gateway=submit.reply,
                 router=self._peer.inbox,
                 num_emitted=submit.num_emitted,
-                reserve=self._decode_slots(request),
+                reserve=self.decode_slots(request),
                 sampling=submit.sampling,
                 ending=submit.ending,
                 predicted=task.predicted,

@@ -8,7 +8,7 @@ Pure; `now` is monotonic seconds.
 import math
 import sys
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from common.pages import Owner
@@ -46,6 +46,7 @@ class Pool:
         self._tasks: dict[int, Task] = {}
         self._seq = 0
         self._free: dict[str, float] = {}
+        self._ends: dict[Owner, float] = {}
         self._valid_until = -math.inf
 
     @property
@@ -79,6 +80,12 @@ class Pool:
         if now > self._valid_until:
             self._schedule(now)
         return {name: max(0.0, free - now) for name, free in self._free.items()}
+
+    def ends(self, now: float) -> Mapping[Owner, float]:
+        """When the last chunk of each attempt on its way will be done; monotonic seconds."""
+        if now > self._valid_until:
+            self._schedule(now)
+        return self._ends
 
     def commit(self, owner: Owner, plan: Plan) -> list[Task]:
         """Book all chunks of a plan."""
@@ -171,7 +178,7 @@ class Pool:
     def _schedule(self, now: float) -> None:
         """List-schedule what is planned; valid until the first chunk is late or due to start."""
         free = dict.fromkeys(self._instances, now)
-        valid_until = math.inf
+        valid_until, ends = math.inf, dict[Owner, float]()
         for task in self._tasks.values():
             if task.started is None:
                 start = max(free[name] for name in task.pending)
@@ -182,4 +189,5 @@ class Pool:
                 valid_until = min(valid_until, finish)
             for name in task.pending:
                 free[name] = max(free[name], finish)
-        self._free, self._valid_until = free, valid_until
+            ends[task.owner] = finish
+        self._free, self._ends, self._valid_until = free, ends, valid_until

@@ -44,12 +44,15 @@ class Reports:
                     books.busy.done(report, now)
                 # Also when the attempt is over: another member may have reported its end.
                 self._tuning.done(report, now)
+                owner = Owner(report.request, report.attempt)
+                books.departures.computed(owner, name, now)
                 if books.pool.is_turn(name, seq, turn):
                     books.pool.finished(name, turn)
                     # Turns run in their order: what is done has come, and all before it.
                     books.dispatch.acknowledge(name, turn)
             case Released(request=request, attempt=attempt):
                 owner = Owner(request, attempt)
+                books.departures.released(owner, name, now)
                 if books.memory.release(owner, name):
                     books.recorder.handed_over(owner, name, now)
 

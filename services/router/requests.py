@@ -25,6 +25,7 @@ class Request:
         place: in the line of all requests, the same for every attempt.
         arrived: monotonic seconds.
         size: see `scheduler.Job`.
+        expected: when its first token is predicted to come; None where that cannot be known.
     """
 
     owner: Owner
@@ -41,6 +42,7 @@ class Request:
     place: int = 0
     arrived: float = 0.0
     size: int | None = None
+    expected: float | None = None
 
     @classmethod
     def of(cls, submit: Submit, ids: bytes, now: float = 0.0) -> "Request":
@@ -84,9 +86,9 @@ class Request:
             return True
         return self.plan is not None and not self.admitted and peer.name in self.plan.members
 
-    def accepted(self) -> Accepted:
-        """The answer to every repetition of its Submit."""
-        ttft = self.plan.ttft if self.plan is not None else None
+    def accepted(self, now: float) -> Accepted:
+        """The answer to its Submit, and to every repetition of it."""
+        ttft = max(0.0, self.expected - now) if self.expected is not None else None
         return Accepted(self.owner.request, self.owner.attempt, ttft)
 
 
@@ -123,9 +125,9 @@ class Requests:
     def __len__(self) -> int:
         return len(self._live)
 
-    def full(self, *, retry: bool) -> bool:
-        """Whether the queue takes nobody more; a new attempt of an accepted request has room."""
-        return len(self._waiting) >= self._max_queue * (2 if retry else 1)
+    def full(self, share: float) -> bool:
+        """Whether the queue takes nobody more who may use that share of it."""
+        return len(self._waiting) >= self._max_queue * share
 
     def find(self, request: str) -> Request | None:
         """The living attempt of a request."""

@@ -37,6 +37,7 @@ from common.pages import Owner
 from services.router.attempts import Attempts
 from services.router.books import Books
 from services.router.decision_answer import decision_answer
+from services.router.entrance import Entrance
 from services.router.herald import Herald
 from services.router.latency_store import LatencyStore
 from services.router.ledger import ledger
@@ -76,7 +77,8 @@ class Router:
         self.num_ignored = 0
         """Messages that nobody here was meant to get, or from members of another life."""
         self._planning = Planning(config, books, peer, send)
-        self._attempts = Attempts(books, self._planning, send)
+        self.entrance = Entrance(config.router, books, self._planning)
+        self._attempts = Attempts(books, self._planning, self.entrance, send)
         self._members = Membership(config.mesh, peer, books, self._attempts, send)
         self._levelling = Levelling(peer.incarnation, books, self._attempts)
         self._patience = Patience(config.router, books, self._planning, self._attempts)
@@ -150,7 +152,7 @@ class Router:
 
     def _start(self, now: float) -> None:
         for request in self._planning.start_waiting(now):
-            self._send(request.gateway.inbox, request.accepted())
+            self._send(request.gateway.inbox, request.accepted(now))
             self._planned(request)
 
     def _membership(self, message: Hello | Heartbeat | Leave, now: float) -> bool:
@@ -203,7 +205,7 @@ class Router:
             self.tuning.make_way(now)
             self._start(now)
             if request.plan is None:
-                accepted = request.accepted()
+                accepted = request.accepted(now)
                 self._send(submit.reply.inbox, accepted)
                 if is_new:
                     ttft = accepted.predicted_ttft

@@ -91,9 +91,11 @@ class Scheduler:
             if late and request.size is not None and _is_busy(view):
                 continue
             policy = self.policy(len(queue) - 1, view, now)
-            plan = self._plan(request, view, free(), policy)
+            plan = self.plan(request, view, free(), policy)
             if plan is None:
                 return
+            if late and request.forced is None and not self.schedule.priced.replan:
+                request.size = plan.chunks[-1].size
             if not late or plan.wait <= 0:
                 yield request, plan
                 # Whoever asks for another one has booked this one.
@@ -137,6 +139,17 @@ class Scheduler:
         rate, price = self.regulation.rate(now), self._price(schedule, num_waiting, view)
         return Policy(sizes_of(schedule), rate, schedule.min_chunk, name, price)
 
+    def plan(
+        self, request: Job, view: PoolView, free: Mapping[str, int], policy: Policy
+    ) -> Plan | None:
+        """The plan by which a request would start now; None without room in memory."""
+        if request.forced is not None:
+            return self.admission.forced(request.forced, request.length, view, free, policy)
+        if request.size is not None:
+            sizes = tuple([size for size in policy.sizes if size <= request.size])
+            policy = replace(policy, sizes=sizes or policy.sizes[:1], fewest=request.size)
+        return self.admission.plan(request.length, view, free, policy)
+
     def _price(self, schedule: Schedule, num_waiting: float, view: PoolView) -> float:
         """Seconds of TTFT that one instance is worth for a second.
 
@@ -150,19 +163,6 @@ class Scheduler:
             # Nobody waits in the queue: those who wait do so on the instances (Little's law).
             num_waiting = (self.regulation.load or 0.0) * sum(delays) / len(delays)
         return (priced.base + priced.per_waiting * num_waiting) / len(delays)
-
-    def _plan(
-        self, request: Job, view: PoolView, free: Mapping[str, int], policy: Policy
-    ) -> Plan | None:
-        if request.forced is not None:
-            return self.admission.forced(request.forced, request.length, view, free, policy)
-        if request.size is not None:
-            sizes = tuple([size for size in policy.sizes if size <= request.size])
-            policy = replace(policy, sizes=sizes or policy.sizes[:1], fewest=request.size)
-        plan = self.admission.plan(request.length, view, free, policy)
-        if plan is not None and self.is_late_binding and not self.schedule.priced.replan:
-            request.size = plan.chunks[-1].size
-        return plan
 
 
 def _is_busy(view: PoolView) -> bool:

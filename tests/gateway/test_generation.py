@@ -139,6 +139,25 @@ def test_a_client_may_wait_less_but_not_longer_than_the_server_allows(bench: Ben
     bench(silence, scenario, request_timeout=60.0)
 
 
+@pytest.mark.parametrize(("seconds", "header"), [(1.23456, "1.235"), (None, None)])
+def test_the_predicted_ttft_is_told_before_the_first_token(
+    bench: Bench, seconds: float | None, header: str | None
+) -> None:
+    async def scenario(client: Client) -> None:
+        for body in (COMPLETION, COMPLETION | {"stream": True}):
+            status, _, headers = await client.post("/v1/completions", body)
+            assert status == 200
+            assert headers.get("x-tetris-predicted-ttft") == header
+
+    def reply(mesh: FakeMesh, submit: Submit, ids: list[int]) -> None:
+        mesh.send(Accepted(submit.request, submit.attempt, seconds))
+        # The plan comes later; what counts is what was said at first.
+        mesh.send(Accepted(submit.request, submit.attempt, 0.5))
+        mesh.tokens(submit, "hello", "length")
+
+    bench(reply, scenario)
+
+
 def silence(mesh: FakeMesh, submit: Submit, ids: list[int]) -> None:
     """As a router does that is just starting again."""
 

@@ -32,6 +32,10 @@ class Answer:
     ttft: float = 0.0
     total: float = 0.0
     outcome: str = ""
+    predicted: float | None = None
+    """TTFT as the router said it when it took the request in."""
+    retry_after: float | None = None
+    """Of a refusal."""
 
 
 class Silent:
@@ -102,6 +106,7 @@ class Door:
             answer.outcome = "refused 504"
         except Refusal as refusal:
             answer.outcome = f"refused {refusal.status}"
+            answer.retry_after = refusal.retry_after
 
     async def _converse(self, question: Question, answer: Answer, history: History) -> None:
         if not self.readiness.known:
@@ -113,6 +118,7 @@ class Door:
         with calls.place() as arrival, calls.open(question.name, stream, None, arrival) as call:
             choices = Choices([call])
             await choices.accepted()
+            answer.predicted = choices.predicted
             while not choices.are_finished:
                 ((_, pieces),) = await choices.next()
                 for piece in pieces:

@@ -78,11 +78,10 @@ class World:
             cluster.layout, latency, cluster.step, cluster.error, rng.getrandbits(32)
         )
         self.predicted: dict[str, float] = {}
-        """TTFT as the router told it, for requests that did not have to wait."""
+        """TTFT as the router told it at first."""
         self.num_retries = 0
         self.healed = math.inf
         """When the last fault was undone."""
-        self._waited: set[str] = set()
         self._rng = rng
         self._config = configuration(path, cluster)
         self._group: asyncio.TaskGroup | None = None
@@ -249,10 +248,7 @@ class World:
     def _note(self, event: Event) -> None:
         match event.way, event.message:
             case "took", Accepted(request=request, predicted_ttft=float() as seconds):
-                if request not in self._waited:
-                    self.predicted.setdefault(request, seconds)
-            case "took", Accepted(request=request):
-                self._waited.add(request)
+                self.predicted.setdefault(request, seconds)
             case "took", Failed(sender=None) if event.where.startswith("mem://gateway"):
                 self.num_retries += 1
 

@@ -92,3 +92,13 @@ def test_what_nobody_was_promised_counts_as_long_as_it_is_there():
     memory.reconcile("a", {other: 48}, 1)
     memory.reserve(other, {"a": 64}, {"a": 2})
     assert memory.free() == {"a": 36}
+
+
+def test_all_promises_are_told():
+    memory = Memory()
+    for name in "ab":
+        memory.join(name, 100)
+    other = Owner("other", 1)
+    memory.reserve(OWNER, {"a": 30, "b": 16}, {"a": 1, "b": 1})
+    memory.reconcile("a", {OWNER: 16, other: 48}, 0)
+    assert list(memory.promises) == [("a", OWNER, 30), ("b", OWNER, 16)]

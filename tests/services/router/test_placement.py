@@ -68,3 +68,9 @@ def test_the_carrier_of_an_attempt_is_who_decodes_it():
     placement.refresh("b", DecodeFacts(1000, 400, 1, 0, held))
     assert placement.carrier(FIRST) == "b"
     assert placement.carrier(SECOND) is None
+
+
+def test_what_is_left_takes_promises_into_account():
+    placement = placement_of(a=1000, b=500, c=100)
+    placement.book(FIRST, "a", 300)
+    assert placement.left({"a", "b"}) == {"a": 700, "b": 500}

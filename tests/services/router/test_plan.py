@@ -33,3 +33,8 @@ def test_what_is_reused_counts_as_the_prompt_but_takes_no_time(members):
     assert (plan.length, plan.chunks[0].history, plan.chunks[0].length) == (1500, 1000, 500)
     assert plan.predicted == (0.5,)
     assert plan.members == (members or ("p0",))
+
+
+def test_an_idle_view_has_the_same_instances_and_nothing_to_wait_for():
+    view = PoolView(("a", "b"), ("n", "m"), (1.0, 2.0))
+    assert view.idle() == PoolView(("a", "b"), ("n", "m"), (0.0, 0.0))

@@ -183,3 +183,14 @@ def executed(names, work):
             queues[name].pop(0)
             finished[name] = now
     return finished
+
+
+def test_the_end_of_an_attempt_is_that_of_its_last_chunk():
+    pool = pool_of(2)
+    pool.commit(owner(1), plan_of(["p0", "p1"], (1, 2), (2, 3)))
+    pool.commit(owner(2), plan_of(["p1"], (1, 1)))
+    assert pool.ends(10.0) == {owner(1): 15.0, owner(2): 16.0}
+    pool.ready("p0", 1, 1, 10.5)
+    assert pool.ends(11.0) == {owner(1): 15.5, owner(2): 16.5}
+    pool.forget(owner(1))
+    assert pool.ends(12.0) == {owner(2): 13.0}

@@ -39,14 +39,15 @@ def test_among_repetitions_the_oldest_request_comes_first():
     assert [one.owner.request for one in requests.waiting] == ["old", "young", "younger"]
 
 
-def test_the_queue_is_bounded_with_room_for_repetitions():
-    requests = Requests(1)
-    assert not requests.full(retry=False)
+def test_the_queue_is_bounded_for_each_by_the_share_that_he_may_use():
+    requests = Requests(2)
+    assert not requests.full(0.5)
     requests.add(request("a"))
-    assert requests.full(retry=False)
-    assert not requests.full(retry=True)
+    assert requests.full(0.5)
+    assert not requests.full(1.0)
     requests.add(request("b", attempt=2))
-    assert requests.full(retry=True)
+    assert requests.full(1.0)
+    assert not requests.full(2.0)
 
 
 def test_what_has_ended_or_is_superseded_is_over():

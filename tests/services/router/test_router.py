@@ -71,12 +71,17 @@ def test_a_request_goes_its_whole_way_and_leaves_nothing():
 def test_a_repeated_submit_gets_the_same_answer_and_no_second_plan():
     mesh = Mesh()
     submit = mesh.submit()
-    (first,) = mesh.sent_of(Accepted)
-    assert first[1].predicted_ttft > 0
+    ((_, first),) = mesh.sent_of(Accepted)
+    ttft = mesh.sent_of(RunChunk)[0][1].predicted
+    assert first.predicted_ttft == pytest.approx(ttft)
     num_runs = len(mesh.sent_of(RunChunk))
+    mesh.now = 0.75 * ttft
+    mesh.give(submit, bytes(4 * submit.num_tokens))
+    # Seconds from now; none are left when it is late.
+    assert mesh.sent_of(Accepted)[-1][1].predicted_ttft == pytest.approx(0.25 * ttft)
     mesh.now = 5.0
     mesh.give(submit, bytes(4 * submit.num_tokens))
-    assert mesh.sent_of(Accepted)[-1] == first
+    assert mesh.sent_of(Accepted)[-1][1].predicted_ttft == 0
     assert len(mesh.sent_of(RunChunk)) == num_runs
     mesh.give(Cancel("r", 1))
     mesh.sent.clear()
@@ -88,7 +93,9 @@ def test_a_request_waits_for_memory_and_starts_when_it_is_released():
     mesh = Mesh(num_prefill=1)
     mesh.submit("first", 8000)
     mesh.submit("second", 8000)
-    assert mesh.sent_of(Accepted)[-1][1] == Accepted("second", 1, None)
+    told = [accepted.predicted_ttft for _, accepted in mesh.sent_of(Accepted)]
+    # Behind the first, as long as that takes.
+    assert told[1] == pytest.approx(2 * told[0])
     assert {run.request for _, run in mesh.sent_of(RunChunk)} == {"first"}
     mesh.give(Released("p0", 1, "first", 1))
     assert mesh.sent_of(RunChunk)[-1][1].request == "second"
