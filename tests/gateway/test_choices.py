@@ -142,7 +142,7 @@ def test_a_choice_that_the_router_rejects_keeps_its_status(bench: Bench) -> None
     async def scenario(client: Client) -> None:
         body = COMPLETION | {"n": 2, "stream": True}
         status, answer, headers = await client.post("/v1/completions", body)
-        assert (status, headers["Retry-After"]) == (503, "4")
+        assert (status, headers["Retry-After"]) == (503, "5")
         assert answer["error"]["message"] == "the queue is full"
         cancel = await client.mesh.seen.get()
         assert cancel == Cancel(client.mesh.submits[0].request, 1)
