@@ -34,8 +34,8 @@ def main() -> None:
         print(f"litellm: {provider} stream ok", flush=True)
 
     answer = litellm.text_completion(
-        f"text-completion-openai/{MODEL}",
-        "The capital of France is",
+        model=f"text-completion-openai/{MODEL}",
+        prompt="The capital of France is",
         max_tokens=4,
         temperature=0,
         **SERVER,

@@ -74,8 +74,8 @@ class Reference:
         """The difference of one text's log-likelihood, whole from its first token on."""
         text = sample["arguments"]["gen_args_0"]["arg_0"]
         ids = self.tokenizer(text, add_special_tokens=False).input_ids
-        # lm-eval scores the first token behind the end-of-text token.
-        expected = self._scores([self.tokenizer.eos_token_id, *ids]).sum().item()
+        # lm-eval scores the first token behind the one that begins texts.
+        expected = self._scores([self.tokenizer.bos_token_id, *ids]).sum().item()
         told = sample["resps"][0]
         return abs(float(told[0] if isinstance(told, list) else told) - expected)
 
