@@ -8,25 +8,18 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
+from common.config import Config, StepCost
 from common.generation import Sampled
 from common.latency import LatencyModel
 from common.messages import KvLayout, RunChunk, Sampling
 
-VOCABULARY = 32000
-
-
-@dataclass(frozen=True)
-class StepCost:
-    """Seconds of a decode step: fixed, per request, and per token of context."""
-
-    step: float
-    request: float
-    token: float
+FIRST, NUM_IDS = 0x20, 95
+"""The ids that are drawn: bytes that can be printed. None ends a generation by itself."""
 
 
 @dataclass(frozen=True)
 class EmulatedModel:
-    """One model on one kind of machine; no token of it ends a generation by itself.
+    """One model on one kind of machine.
 
     Args:
         layout: of the KV that is not there; sets how long a transfer takes.
@@ -42,6 +35,17 @@ class EmulatedModel:
     error: float = 0.0
     seed: int = 0
 
+    @classmethod
+    def of(cls, config: Config) -> "EmulatedModel":
+        """What a configuration has emulated.
+
+        Raises:
+            ConfigError: there is no such latency model.
+        """
+        it = config.emulated
+        latency = LatencyModel.load(config.router.latency)
+        return cls(it.layout, latency, it.step, it.error, it.seed)
+
     def chunk_seconds(self, run: RunChunk) -> float:
         """Seconds of one chunk, the same for every member of its group.
 
@@ -55,7 +59,7 @@ class EmulatedModel:
     def step_seconds(self, contexts: Sequence[int]) -> float:
         """Seconds of one decode step over requests with so many tokens each."""
         cost, tokens = self.decode, sum(contexts)
-        seconds = cost.step + cost.request * len(contexts) + cost.token * tokens
+        seconds = cost.base + cost.request * len(contexts) + cost.token * tokens
         return self._off(seconds, len(contexts), tokens)
 
     def layer_bytes(self, num_tokens: int) -> int:
@@ -63,10 +67,16 @@ class EmulatedModel:
         return num_tokens * self.layout.bytes_per_token() // self.layout.num_layers
 
     def sample(self, sampling: Sampling, position: int, forbidden: Collection[int] = ()) -> Sampled:
-        """The token at `position`, of which the model is certain; never a forbidden one."""
-        token = _number(sampling.seed, sampling.choice, position) % VOCABULARY
-        while token in forbidden:
-            token = (token + 1) % VOCABULARY
+        """The token at `position`, of which the model is certain; never a forbidden one.
+
+        Args:
+            sampling: seed and choice are all that matters.
+            position: of the token in prompt and answer.
+            forbidden: fewer ids than can be drawn.
+        """
+        number = _number(sampling.seed, sampling.choice, position)
+        while (token := FIRST + number % NUM_IDS) in forbidden:
+            number += 1
         return Sampled(token, None if sampling.logprobs < 0 else 0.0)
 
     def _off(self, seconds: float, *key: object) -> float:

@@ -7,7 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from jinja2 import TemplateError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from common.config import EMULATED
 from common.errors import ConfigError
+from gateway.emulated_tokenizer import emulated_tokenizer
 from gateway.errors import invalid
 from gateway.openai import ChatMessage, Prompt
 
@@ -23,7 +25,10 @@ class Tokenizer:
 
     def __init__(self, path: str) -> None:
         try:
-            loaded = AutoTokenizer.from_pretrained(path, local_files_only=True)
+            if path == EMULATED:
+                loaded = emulated_tokenizer()
+            else:
+                loaded = AutoTokenizer.from_pretrained(path, local_files_only=True)
         except (OSError, ValueError) as error:
             raise ConfigError(f"model.path: no tokenizer can be loaded from {path}") from error
         self._tokenizer: PreTrainedTokenizerBase = loaded
