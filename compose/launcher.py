@@ -88,10 +88,12 @@ def ready_text(config: Config, seconds: float) -> str:
     gateway = config.gateway
     address = f"http://{reachable(gateway.host)}:{gateway.port}"
     control = f"http://{reachable(gateway.control_host)}:{gateway.control_port}"
+    # A real model ends by itself.
+    limit = ' "max_tokens": 64,' if config.model.is_emulated else ""
     return f"""ready in {seconds:.1f} s at {address}; try:
 
   curl -N {address}/v1/chat/completions -H 'Content-Type: application/json' \\
-    -d '{{"model": "{config.model.name}", "stream": true, "temperature": 0, "messages": [
+    -d '{{"model": "{config.model.name}", "stream": true, "temperature": 0,{limit} "messages": [
          {{"role": "user", "content": "What is the capital of France?"}}]}}'
 
   tetris status --url {control}

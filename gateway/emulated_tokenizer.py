@@ -15,7 +15,6 @@ def emulated_tokenizer() -> PreTrainedTokenizerBase:
     """Ids 0 to 255 are the bytes of UTF-8; any ids have a text."""
     vocabulary = {character: byte for byte, character in enumerate(_characters())}
     core = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    # In words, which the model keeps; as one word a long prompt would take long.
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
     core.add_special_tokens([AddedToken(BOS, special=True), AddedToken(EOS, special=True)])
