@@ -11,7 +11,7 @@ from hashlib import blake2b
 from common.config import Config, StepCost
 from common.generation import Sampled
 from common.latency import LatencyModel
-from common.messages import KvLayout, RunChunk, Sampling
+from common.messages import Alternative, KvLayout, RunChunk, Sampling
 
 FIRST, NUM_IDS = 0x20, 95
 """The ids that are drawn: bytes that can be printed. None ends a generation by itself."""
@@ -77,7 +77,9 @@ class EmulatedModel:
         number = _number(sampling.seed, sampling.choice, position)
         while (token := FIRST + number % NUM_IDS) in forbidden:
             number += 1
-        return Sampled(token, None if sampling.logprobs < 0 else 0.0)
+        if sampling.logprobs < 0:
+            return Sampled(token)
+        return Sampled(token, 0.0, (Alternative(token, 0.0),)[: sampling.logprobs])
 
     def _off(self, seconds: float, *key: object) -> float:
         if not self.error:

@@ -93,4 +93,7 @@ def test_what_is_emulated_stands_in_the_configuration():
 
 def test_logprobs_are_given_when_asked_for():
     assert MODEL.sample(Sampling(), 1).logprob is None
-    assert MODEL.sample(Sampling(logprobs=0), 1).logprob == 0.0
+    certain = MODEL.sample(Sampling(logprobs=0), 1)
+    assert (certain.logprob, certain.top) == (0.0, ())
+    told = MODEL.sample(Sampling(logprobs=5), 1)
+    assert [(one.id, one.logprob) for one in told.top] == [(told.id, 0.0)]
