@@ -14,11 +14,15 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 # The planner's compiled search: an edited one is built anew.
 CORE := $(wildcard services/router/_*.[ch])
 
-.PHONY: serve test test-clients test-browser test-faults soak check paper rates bench bench-planner bench-gap bench-streams bench-overload test-wheel venv clean
+.PHONY: serve serve-emulated test test-clients test-browser test-faults soak check paper rates bench bench-planner bench-gap bench-streams bench-overload test-wheel venv clean
 
 ## serve: the whole mesh on this machine, at http://127.0.0.1:8000
 serve: $(STAMP)
 	@$(BIN)/tetris up $(ARGS)
+
+## serve-emulated: the paper's cluster without a model, on this machine
+serve-emulated: $(STAMP)
+	@$(BIN)/tetris up --emulated $(ARGS)
 
 ## test: the suite that CI runs
 test: $(STAMP)

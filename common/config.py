@@ -24,8 +24,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 from common.errors import ConfigError
-from common.messages import Endpoint, Name
-from common.schedule import OtherPolicy, Schedule, Size, place_of
+from common.messages import Endpoint, KvLayout, Name, Number
+from common.schedule import OtherPolicy, Rate, Schedule, Size, place_of
 
 VARIABLES = {
     "TETRIS_ROUTER": "mesh.router",
@@ -41,6 +41,12 @@ VARIABLES = {
 Positive = Annotated[float, Meta(gt=0, le=1e6)]
 PositiveInt = Annotated[int, Meta(gt=0, le=2**31 - 1)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
+Cost = Annotated[float, Meta(ge=0, le=60)]
+"""Seconds of one step; more would look like a dead worker."""
+Bandwidth = Annotated[float, Meta(ge=1, le=1e15)]
+
+EMULATED = "emulated"
+"""The path of a model that is not there."""
 
 
 class Section(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -51,12 +57,17 @@ class ModelConfig(Section, frozen=True):
     """Which model is served."""
 
     path: str
-    """A Hugging Face directory with safetensors; the launcher fills it in."""
+    """A Hugging Face directory with safetensors, filled in by the launcher, or `emulated`."""
     name: str
     """Name in the API."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     max_model_len: PositiveInt | None = None
     """Tokens; the model's own limit when absent."""
+
+    @property
+    def is_emulated(self) -> bool:
+        """Whether there is no model, only what it would cost."""
+        return self.path == EMULATED
 
 
 class MeshConfig(Section, frozen=True):
@@ -150,6 +161,14 @@ class DecodeConfig(Section, frozen=True):
     grow_tokens: PositiveInt = 256
 
 
+class StepCost(Section, frozen=True):
+    """Seconds of a decode step: fixed, per request, and per token of context."""
+
+    base: Cost = 0.008
+    request: Cost = 1e-4
+    token: Cost = 6.5e-8
+
+
 class EmulatedConfig(Section, frozen=True):
     """The cluster that is planned for, or emulated where the model's path is `emulated`."""
 
@@ -157,8 +176,24 @@ class EmulatedConfig(Section, frozen=True):
     """Machines with prefill instances."""
     instances_per_node: Size = 8
     """Prefill instances on each of them."""
+    prefill: Size | None = None
+    """Prefill instances altogether, where the machines do not have equally many."""
     decode: Size = 2
     """Decode instances."""
+    layout: KvLayout = KvLayout(num_layers=32, num_kv_heads=8, head_dim=128, dtype="bfloat16")
+    """Of the KV that is not there: it sets how long a transfer takes."""
+    step: StepCost = StepCost()
+    bandwidth: Bandwidth = 25e9
+    """Bytes per second at which an instance hands KV over."""
+    error: Rate = 0.0
+    """Seconds of chunks and steps are off by up to this share, either way."""
+    seed: Number = 0
+    """Of the error."""
+
+    @property
+    def num_prefill(self) -> int:
+        """Prefill instances altogether."""
+        return self.prefill or self.nodes * self.instances_per_node
 
 
 class LogConfig(Section, frozen=True):

@@ -6,7 +6,7 @@ has bound loses them. Everything is one event loop's, so it goes no further than
 """
 
 import asyncio
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import Context, copy_context
@@ -42,6 +42,8 @@ class EmulatedLinks:
         self._fate = fate
         self._bound: dict[Endpoint, tuple[Receive, Context]] = {}
         self._free_at: defaultdict[Endpoint, float] = defaultdict(float)
+        self._leaving: defaultdict[Endpoint, deque[tuple[Endpoint, LinkMessage]]]
+        self._leaving = defaultdict(deque)
         # What has left its source is nobody's any more.
         self._context = copy_context()
 
@@ -69,9 +71,14 @@ class EmulatedLinks:
         loop = asyncio.get_running_loop()
         begin = max(loop.time(), self._free_at[source])
         self._free_at[source] = begin + max(num_bytes / self._bandwidth, _TICK)
-        loop.call_at(self._free_at[source], self._leave, source, destination, message)
+        self._leaving[source].append((destination, message))
+        loop.call_at(self._free_at[source], self._leave, source)
 
-    def _leave(self, source: Endpoint, destination: Endpoint, message: LinkMessage) -> None:
+    def _leave(self, source: Endpoint) -> None:
+        # The next one in order: timers of a loop that counts in milliseconds may change places.
+        destination, message = self._leaving[source].popleft()
+        if not self._leaving[source]:
+            del self._leaving[source]
         delays = self._fate(source, destination, message)
         if not delays:
             self.num_lost += 1

@@ -11,26 +11,19 @@ from hashlib import blake2b
 import numpy as np
 from numpy.typing import NDArray
 
+from common.config import Config, StepCost
 from common.generation import Sampled
 from common.latency import LatencyModel
-from common.messages import KvLayout, RunChunk, Sampling
+from common.messages import Alternative, KvLayout, RunChunk, Sampling
 from common.scores import Scores
 
-VOCABULARY = 32000
-
-
-@dataclass(frozen=True)
-class StepCost:
-    """Seconds of a decode step: fixed, per request, and per token of context."""
-
-    step: float
-    request: float
-    token: float
+FIRST, NUM_IDS = 0x20, 95
+"""The ids that are drawn: bytes that can be printed. None ends a generation by itself."""
 
 
 @dataclass(frozen=True)
 class EmulatedModel:
-    """One model on one kind of machine; no token of it ends a generation by itself.
+    """One model on one kind of machine.
 
     Args:
         layout: of the KV that is not there; sets how long a transfer takes.
@@ -46,6 +39,17 @@ class EmulatedModel:
     error: float = 0.0
     seed: int = 0
 
+    @classmethod
+    def of(cls, config: Config) -> "EmulatedModel":
+        """What a configuration has emulated.
+
+        Raises:
+            ConfigError: there is no such latency model.
+        """
+        it = config.emulated
+        latency = LatencyModel.load(config.router.latency)
+        return cls(it.layout, latency, it.step, it.error, it.seed)
+
     def chunk_seconds(self, run: RunChunk) -> float:
         """Seconds of one chunk, the same for every member of its group.
 
@@ -59,7 +63,7 @@ class EmulatedModel:
     def step_seconds(self, contexts: Sequence[int]) -> float:
         """Seconds of one decode step over requests with so many tokens each."""
         cost, tokens = self.decode, sum(contexts)
-        seconds = cost.step + cost.request * len(contexts) + cost.token * tokens
+        seconds = cost.base + cost.request * len(contexts) + cost.token * tokens
         return self._off(seconds, len(contexts), tokens)
 
     def layer_bytes(self, num_tokens: int) -> int:
@@ -67,11 +71,19 @@ class EmulatedModel:
         return num_tokens * self.layout.bytes_per_token() // self.layout.num_layers
 
     def sample(self, sampling: Sampling, position: int, forbidden: Collection[int] = ()) -> Sampled:
-        """The token at `position`, of which the model is certain; never a forbidden one."""
-        token = _number(sampling.seed, sampling.choice, position) % VOCABULARY
-        while token in forbidden:
-            token = (token + 1) % VOCABULARY
-        return Sampled(token, None if sampling.logprobs < 0 else 0.0)
+        """The token at `position`, of which the model is certain; never a forbidden one.
+
+        Args:
+            sampling: seed and choice are all that matters.
+            position: of the token in prompt and answer.
+            forbidden: fewer ids than can be drawn.
+        """
+        number = _number(sampling.seed, sampling.choice, position)
+        while (token := FIRST + number % NUM_IDS) in forbidden:
+            number += 1
+        if sampling.logprobs < 0:
+            return Sampled(token)
+        return Sampled(token, 0.0, (Alternative(token, 0.0),)[: sampling.logprobs])
 
     def scores(self, start: int, ids: NDArray[np.int32], num_top: int) -> Scores:
         """Scores of prompt tokens from `start` on: made up of each one's position and id."""
@@ -82,7 +94,7 @@ class EmulatedModel:
         return Scores(
             start,
             logprobs=(-1 - numbers % 1000 / 100).astype(np.float32),
-            top_ids=((numbers[:, None] + places) % VOCABULARY).astype(np.int32),
+            top_ids=(FIRST + (numbers[:, None] + places) % NUM_IDS).astype(np.int32),
             top_logprobs=np.tile(-1 - places, (len(numbers), 1)).astype(np.float32),
         )
 

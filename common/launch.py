@@ -10,6 +10,8 @@ import time
 from functools import partial
 
 import uvloop
+import zmq
+from msgspec import structs
 from structlog.typing import FilteringBoundLogger
 
 from common import failpoints
@@ -17,8 +19,9 @@ from common import log as logs
 from common.clock import MonotonicClock
 from common.config import Config
 from common.errors import ConfigError
+from common.life import live
 from common.mesh import Mesh
-from common.messages import Peer, Role
+from common.messages import Peer
 from common.metrics import Metrics
 from common.service import Process, Serve
 from common.watchdog import TICK, watched
@@ -28,40 +31,63 @@ LEFT, FAILED, MISCONFIGURED, TERMINATED = 0, 1, 2, 128 + signal.SIGTERM
 """Exit statuses; `LEFT` is for a member that an operator has drained, not to be started again."""
 
 
-def launch(role: Role, serve: Serve, config: Config) -> int:
+def launch(role: str, serve: Serve, config: Config) -> int:
     """Run one service until it ends, fails or is told to stop; returns the exit status.
 
     SIGTERM and SIGINT have it hand over what it has and end, a second one at once.
     """
-    name = config.mesh.name or f"{role}-{secrets.token_hex(3)}"
+    config = _named(role, config)
+    name = str(config.mesh.name)
     log = logs.configure(config.log, service=role, name=name)
     try:
         failpoints.configure(os.environ.get(failpoints.VARIABLE, ""), name)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            process = _process(role, name, config, log)
+            process = make_process(role, config, log)
             runner.run(_run(process, serve))
     except (ConfigError, ExceptionGroup) as error:
         return _report(log, error)
     return TERMINATED if process.stopping.is_set() and not process.is_ordered else LEFT
 
 
-def _process(role: Role, name: str, config: Config, log: FilteringBoundLogger) -> Process:
+def make_process(
+    role: str,
+    config: Config,
+    log: FilteringBoundLogger,
+    context: zmq.Context[zmq.Socket[bytes]] | None = None,
+) -> Process:
+    """A new life of the member that `mesh.name` names, with an inbox of its own.
+
+    Args:
+        role: of the member; a router's inbox is at `mesh.router`.
+        config: of the member.
+        log: of the member.
+        context: of ZeroMQ, where members of one process share it.
+
+    Raises:
+        ConfigError: the inbox cannot be bound.
+    """
     clock, metrics = MonotonicClock(), Metrics()
-    mesh = Mesh(_transport(role, config), config.mesh, metrics, clock)
+    mesh = Mesh(_transport(role, config, context), config.mesh, metrics, clock)
     # Wall-clock nanoseconds: of two lives of one name everybody knows the newer.
-    peer = Peer(name, time.time_ns(), mesh.inbox)
-    node = config.mesh.node or _node()
-    return Process(config, mesh, clock, metrics, log, peer, node)
+    peer = Peer(config.mesh.name or role, time.time_ns(), mesh.inbox)
+    return Process(config, mesh, clock, metrics, log, peer, config.mesh.node or _node())
 
 
-def _transport(role: Role, config: Config) -> ZmqTransport:
+def _named(role: str, config: Config) -> Config:
+    name = config.mesh.name or f"{role}-{secrets.token_hex(3)}"
+    return structs.replace(config, mesh=structs.replace(config.mesh, name=name))
+
+
+def _transport(
+    role: str, config: Config, context: zmq.Context[zmq.Socket[bytes]] | None
+) -> ZmqTransport:
     mesh = config.mesh
     # The longest message carries a prompt; a model's own limit is not known here.
     max_frame = max(1 << 20, 4 * (config.model.max_model_len or 1 << 22) + (64 << 10))
     if role == "router":
-        return ZmqTransport(mesh.router, max_frame, address=mesh.router)
+        return ZmqTransport(mesh.router, max_frame, mesh.router, context)
     host = mesh.advertise or (socket.gethostname() if mesh.bind == "0.0.0.0" else mesh.bind)
-    return ZmqTransport(f"tcp://{mesh.bind}:*", max_frame, address=f"tcp://{host}:*")
+    return ZmqTransport(f"tcp://{mesh.bind}:*", max_frame, f"tcp://{host}:*", context)
 
 
 def _node() -> str:
@@ -85,36 +111,10 @@ async def _run(process: Process, serve: Serve) -> None:
 
 
 async def _serve(process: Process, serve: Serve, crash: asyncio.Future[None]) -> None:
-    async def serve_to_its_end() -> None:
-        await serve(process)
-        process.drained.set()
-
-    async with asyncio.TaskGroup() as mesh:
-        running = mesh.create_task(process.mesh.run())
-        # The service ends first: its last words still find the mesh at work.
-        async with asyncio.TaskGroup() as service:
-            serving = service.create_task(serve_to_its_end())
-            watching = service.create_task(_raise(crash))
-            await _end(process)
-            serving.cancel()
-            watching.cancel()
-        running.cancel()
-
-
-async def _end(process: Process) -> None:
-    """Wait until the service has ended, or has been told to stop and had its time for it."""
     async with asyncio.TaskGroup() as group:
-        told = group.create_task(_told_and_waited(process))
-        await process.drained.wait()
-        told.cancel()
-
-
-async def _told_and_waited(process: Process) -> None:
-    await process.stopping.wait()
-    if process.is_member:
-        await process.clock.sleep(process.config.mesh.drain)
-        process.log.warning("not drained in time", seconds=process.config.mesh.drain)
-    process.drained.set()
+        watching = group.create_task(_raise(crash))
+        await live(process, serve)
+        watching.cancel()
 
 
 async def _raise(crash: asyncio.Future[None]) -> None:

@@ -8,6 +8,8 @@ from common.config import ModelConfig
 from common.errors import ConfigError
 from common.messages import ModelCard
 
+EMULATED_MODEL_LEN = 131072
+"""Tokens that an emulated model takes when nothing is configured."""
 SAMPLES = 64
 SAMPLE_BYTES = 4096
 
@@ -15,10 +17,15 @@ SAMPLE_BYTES = 4096
 def read_card(model: ModelConfig) -> ModelCard:
     """The card of a local model; `max_model_len` in tokens, at most the model's own.
 
+    One that is emulated is as long as configured.
+
     Raises:
         ConfigError: the directory has no readable config.json or no safetensors, or the
             configured length exceeds the model's.
     """
+    if model.is_emulated:
+        length = model.max_model_len or EMULATED_MODEL_LEN
+        return ModelCard(name=model.name, fingerprint=model.path, max_model_len=length)
     own = read_config(model.path).get("max_position_embeddings")
     if not isinstance(own, int) or own < 1:
         raise ConfigError(f"{model.path}/config.json names no max_position_embeddings")

@@ -1,4 +1,4 @@
-"""Control messages over ZeroMQ, PUSH → PULL, one context per process.
+"""Control messages over ZeroMQ, PUSH → PULL.
 
 The sockets are plain ones, tried without blocking; only when one is not ready is its descriptor
 watched. So a cancelled wait holds no message, which a cancelled asynchronous receive would lose.
@@ -33,7 +33,13 @@ _OPTIONS = {
 class ZmqTransport:
     """One PULL socket for all peers, one PUSH socket for each."""
 
-    def __init__(self, bind: str, max_frame: int, address: str | None = None) -> None:
+    def __init__(
+        self,
+        bind: str,
+        max_frame: int,
+        address: str | None = None,
+        context: zmq.Context[zmq.Socket[bytes]] | None = None,
+    ) -> None:
         """Bind the inbox.
 
         Args:
@@ -41,18 +47,20 @@ class ZmqTransport:
             max_frame: bytes; a peer that sends a larger frame is disconnected.
             address: endpoint under which peers reach it, where that is not the bound one; a
                 port `*` stands for the bound port.
+            context: whose threads do the work, closed by its owner; one of its own if absent.
 
         Raises:
             ConfigError: the endpoint cannot be bound.
         """
         self._max_frame = max_frame
-        self._context = zmq.Context()
+        self._is_shared = context is not None
+        self._context = context or zmq.Context()
         self._inbox = self._socket(zmq.PULL)
         try:
             self._inbox.bind(_bindable(bind))
         except (zmq.ZMQError, OSError) as error:
             self._inbox.close(linger=0)
-            self._context.destroy(linger=0)
+            self._end(linger=0)
             raise ConfigError(f"cannot bind {bind}: {error}") from None
         bound = self._inbox.get_string(zmq.LAST_ENDPOINT)
         self.endpoint = (address or bound).replace(":*", f":{bound.rpartition(':')[2]}")
@@ -82,7 +90,11 @@ class ZmqTransport:
     def close(self) -> None:
         """Close all sockets; waits at most the linger time for what they still hold."""
         self._inbox.close()
-        self._context.destroy()
+        self._end()
+
+    def _end(self, linger: int | None = None) -> None:
+        if not self._is_shared:
+            self._context.destroy(linger)
 
     def _socket(self, kind: int) -> zmq.Socket[bytes]:
         made = self._context.socket(kind)

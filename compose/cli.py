@@ -16,25 +16,33 @@ from msgspec import structs
 from common.config import Config, load
 from common.errors import ConfigError
 from common.launch import launch
-from common.messages import Role
 from compose import leash, operations, preset
 from compose.lab.simulate_options import add_rates, add_simulate
-from compose.launcher import RUN_DIRECTORY, Options, up
+from compose.launcher import (
+    DECODE,
+    EMULATED_PRESET,
+    PREFILL,
+    PRESET,
+    RUN_DIRECTORY,
+    Options,
+    up,
+)
 from compose.model_cache import DEFAULT_MODEL, ModelCache, default_directory
 from compose.plan_options import add_plan
 
 MISUSED = 2
-MODULES: dict[Role, str] = {
+MODULES = {
     "gateway": "gateway.service",
     "router": "services.router.service",
     "prefill-worker": "services.prefill_worker.service",
     "decode-worker": "services.decode_worker.service",
     "kv-transfer": "services.kv_transfer.service",
+    "emulated-workers": "compose.emulated_workers",
 }
 """Imported only by the process that runs them, so that the router never loads torch."""
 PASSED_ON = {"bench": "loadgen.bench", "fit": "compose.fit"}
 """Commands that read their own options, in a module that nobody else has to load."""
-WITHOUT_MODEL: Role = "router"
+WITHOUT_MODEL = "router"
 """It learns from its members which model they serve."""
 
 
@@ -76,21 +84,21 @@ def _run(options: argparse.Namespace) -> int:
             return 0
 
 
-def _service(role: Role, config: str, nice: int) -> NoReturn:
+def _service(role: str, config: str, nice: int) -> NoReturn:
     if RUN_DIRECTORY in os.environ:
         leash.hold(Path(os.environ[RUN_DIRECTORY]))
     os.nice(nice)
     _start(role, _resolved(role, load(preset.find(config))))
 
 
-def _resolved(role: Role, config: Config) -> Config:
-    if role == WITHOUT_MODEL:
+def _resolved(role: str, config: Config) -> Config:
+    if role == WITHOUT_MODEL or config.model.is_emulated:
         return config
     path = str(_models().resolve(config.model.path))
     return structs.replace(config, model=structs.replace(config.model, path=path))
 
 
-def _start(role: Role, config: Config) -> NoReturn:
+def _start(role: str, config: Config) -> NoReturn:
     status = launch(role, importlib.import_module(MODULES[role]).serve, config)
     # Everything is handed over and closed. To take torch apart as well would only keep the
     # launcher, and whoever waits for this process's next life, waiting.
@@ -133,11 +141,16 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_up(parser: argparse.ArgumentParser) -> None:
-    defaults = Options()
-    parser.add_argument("--prefill", type=_count, default=defaults.prefill, metavar="N",
-                        help="prefill workers (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--decode", type=_count, default=defaults.decode, metavar="N",
-                        help="decode workers (default: %(default)s)")  # fmt: skip
+    several = "(default: {}, or the preset's where it is emulated)"
+    parser.add_argument(
+        "--prefill", type=_count, metavar="N", help=f"prefill workers {several.format(PREFILL)}"
+    )
+    parser.add_argument(
+        "--decode", type=_count, metavar="N", help=f"decode workers {several.format(DECODE)}"
+    )
+    parser.add_argument(
+        "--emulated", action="store_true", help="without a model, in the time that one would take"
+    )
     parser.add_argument("--model", help=f"{DEFAULT_MODEL} or a local Hugging Face directory")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"])
     parser.add_argument(
@@ -148,8 +161,10 @@ def _add_up(parser: argparse.ArgumentParser) -> None:
         type=int,
         help="of `tetris status` and the like (default: the preset's, or a free one)",
     )
-    parser.add_argument("--preset", default=defaults.preset,
-                        help="name or TOML file (default: %(default)s)")  # fmt: skip
+    parser.add_argument(
+        "--preset",
+        help=f"name or TOML file (default: {PRESET}, or {EMULATED_PRESET} with --emulated)",
+    )
 
 
 def _add_service(parser: argparse.ArgumentParser) -> None:

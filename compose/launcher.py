@@ -14,8 +14,8 @@ from pathlib import Path
 
 from msgspec import structs
 
-from common.config import VARIABLES, Config, load
-from common.messages import Role
+from common.config import EMULATED, VARIABLES, Config, load
+from common.errors import ConfigError
 from compose import preset
 from compose.child import Command, Turn
 from compose.console import Console
@@ -25,9 +25,12 @@ from compose.ports import LOOPBACK, free_port, is_control_port_asked, reachable,
 from compose.readiness import Readiness
 
 MODULE = "compose.cli"
+PREFILL, DECODE = 2, 1
+"""Workers with a model, where none are asked for."""
+PRESET, EMULATED_PRESET = "cpu", "a100-llama3-8b"
 NICE = {"prefill-worker": 5}
 """Decode steps are short and waited for: prefill yields to them where cores are few."""
-TURNS: dict[Role, Turn] = {"gateway": Turn.FIRST, "router": Turn.LAST}
+TURNS = {"gateway": Turn.FIRST, "router": Turn.LAST}
 """Streams end first; the router is there for everybody's goodbye."""
 
 ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -39,15 +42,17 @@ RUN_DIRECTORY = "TETRIS_RUN_DIRECTORY"
 
 @dataclass(frozen=True)
 class Options:
-    """What `tetris up` was asked for; None leaves the preset's value, port 0 takes a free one."""
+    """What `tetris up` was asked for; None leaves the default or the preset's value."""
 
-    prefill: int = 2
-    decode: int = 1
+    prefill: int | None = None
+    decode: int | None = None
     model: str | None = None
     dtype: str | None = None
     port: int | None = None
+    """0 takes a free one, here and below."""
     control_port: int | None = None
-    preset: str = "cpu"
+    preset: str | None = None
+    emulated: bool = False
 
 
 def up(options: Options) -> int:
@@ -59,12 +64,15 @@ def up(options: Options) -> int:
     console = Console(sys.stdout)
     is_asked = is_control_port_asked(options.control_port)
     config = settled(configure(options), is_asked, console.say)
-    model = ModelCache(default_directory(), console.say).resolve(config.model.path)
-    config = structs.replace(config, model=structs.replace(config.model, path=str(model)))
+    if not config.model.is_emulated:
+        model = ModelCache(default_directory(), console.say).resolve(config.model.path)
+        config = structs.replace(config, model=structs.replace(config.model, path=str(model)))
     with tempfile.TemporaryDirectory(prefix="tetris-") as directory:
         processes = list(commands(options, config, Path(directory)))
-        console.say(f"starting {len(processes)} processes for {config.model.name}")
-        needed = {"prefill-worker": options.prefill, "decode-worker": options.decode}
+        console.say(f"starting {len(processes)} processes for {_model_text(config)}")
+        needed = dict(
+            zip(("prefill-worker", "decode-worker"), counts(options, config), strict=True)
+        )
         door = (reachable(config.gateway.host), config.gateway.port)
         probe = Readiness(*door, needed)
         return asyncio.run(_run(processes, console, probe, config))
@@ -80,18 +88,31 @@ def ready_text(config: Config, seconds: float) -> str:
     gateway = config.gateway
     address = f"http://{reachable(gateway.host)}:{gateway.port}"
     control = f"http://{reachable(gateway.control_host)}:{gateway.control_port}"
+    # A real model ends by itself.
+    limit = ' "max_tokens": 64,' if config.model.is_emulated else ""
     return f"""ready in {seconds:.1f} s at {address}; try:
 
   curl -N {address}/v1/chat/completions -H 'Content-Type: application/json' \\
-    -d '{{"model": "{config.model.name}", "stream": true, "temperature": 0, "messages": [
+    -d '{{"model": "{config.model.name}", "stream": true, "temperature": 0,{limit} "messages": [
          {{"role": "user", "content": "What is the capital of France?"}}]}}'
 
   tetris status --url {control}
 """
 
 
+def _model_text(config: Config) -> str:
+    name, emulated = config.model.name, config.emulated
+    if not config.model.is_emulated:
+        return name
+    return f"{name}, emulated: {emulated.num_prefill} prefill and {emulated.decode} decode workers"
+
+
 def configure(options: Options) -> Config:
-    """The preset with the options, and with what this machine decides; ports may still be 0."""
+    """The preset with the options, and with what this machine decides; ports may still be 0.
+
+    Raises:
+        ConfigError: something is wrong with the preset, or there are a model and --emulated.
+    """
     name = (
         None if options.model in (None, DEFAULT_MODEL) else Path(str(options.model)).resolve().name
     )
@@ -104,14 +125,42 @@ def configure(options: Options) -> Config:
         "mesh.router": f"tcp://{LOOPBACK}:{free_port()}",
         "mesh.bind": LOOPBACK,
     }
+    default = EMULATED_PRESET if options.emulated else PRESET
+    if options.emulated:
+        overrides["model.path"] = _no_model(options)
     given = {key: value for key, value in overrides.items() if value is not None}
-    return load(preset.find(options.preset), given)
+    config = load(preset.find(options.preset or default), given)
+    return _emulated(options, config) if config.model.is_emulated else config
+
+
+def _no_model(options: Options) -> str:
+    if options.model is not None or options.dtype is not None:
+        raise ConfigError("--emulated is without a model: leave --model and --dtype out")
+    return EMULATED
+
+
+def _emulated(options: Options, config: Config) -> Config:
+    """Such a mesh plans by the preset's own latency model: there is no machine to measure."""
+    emulated = structs.replace(
+        config.emulated,
+        prefill=options.prefill or config.emulated.num_prefill,
+        decode=options.decode or config.emulated.decode,
+    )
+    router = structs.replace(config.router, calibrate_seconds=0.0)
+    return structs.replace(config, emulated=emulated, router=router)
+
+
+def counts(options: Options, config: Config) -> tuple[int, int]:
+    """How many prefill and how many decode workers there are to be."""
+    if config.model.is_emulated:
+        return config.emulated.num_prefill, config.emulated.decode
+    return options.prefill or PREFILL, options.decode or DECODE
 
 
 def commands(options: Options, config: Config, directory: Path) -> Iterator[Command]:
     """What to start; writes each process's configuration into `directory`."""
     environment = _environment(directory)
-    for role, name in _members(options):
+    for role, name in _members(options, config):
         own = structs.replace(config, mesh=structs.replace(config.mesh, name=name))
         file = directory / f"{name}.toml"
         file.write_text(preset.dump(own), encoding="utf-8")
@@ -121,13 +170,16 @@ def commands(options: Options, config: Config, directory: Path) -> Iterator[Comm
         yield Command(name, tuple(argv), environment, TURNS.get(role, Turn.MIDDLE))
 
 
-def _members(options: Options) -> Iterator[tuple[Role, str]]:
-    yield "router", "router"
-    yield "kv-transfer", "kv-transfer"
-    yield "gateway", "gateway"
-    for index in range(options.prefill):
+def _members(options: Options, config: Config) -> Iterator[tuple[str, str]]:
+    for role in ("router", "kv-transfer", "gateway"):
+        yield role, role
+    if config.model.is_emulated:
+        yield "emulated-workers", "emulated-workers"
+        return
+    prefill, decode = counts(options, config)
+    for index in range(prefill):
         yield "prefill-worker", f"prefill-worker-{index}"
-    for index in range(options.decode):
+    for index in range(decode):
         yield "decode-worker", f"decode-worker-{index}"
 
 

@@ -9,7 +9,9 @@ from typing import TypeVar
 from jinja2 import TemplateError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from common.config import EMULATED
 from common.errors import ConfigError
+from gateway.emulated_tokenizer import emulated_tokenizer
 from gateway.errors import invalid
 from gateway.incremental_text import IncrementalText, Role
 from gateway.request import ChatMessage, Encoding, Prompt
@@ -28,7 +30,10 @@ class Tokenizer:
 
     def __init__(self, path: str) -> None:
         try:
-            loaded = AutoTokenizer.from_pretrained(path, local_files_only=True)
+            if path == EMULATED:
+                loaded = emulated_tokenizer()
+            else:
+                loaded = AutoTokenizer.from_pretrained(path, local_files_only=True)
         except (OSError, ValueError) as error:
             raise ConfigError(f"model.path: no tokenizer can be loaded from {path}") from error
         self._tokenizer: PreTrainedTokenizerBase = loaded

@@ -15,6 +15,7 @@ from common.emulated_model import EmulatedModel
 from common.errors import OutOfPages, WireError
 from common.generation import Sampled
 from common.messages import KvCommit, KvLayer, LinkMessage
+from common.pace import Pace
 from common.pages import PAGE
 from common.service import Process
 from services.decode_worker.control import control
@@ -30,12 +31,12 @@ class EmulatedEngine:
 
     def __init__(self, model: EmulatedModel, clock: Clock) -> None:
         self._model = model
-        self._clock = clock
+        self._pace = Pace(clock)
 
     async def step(self, batch: Sequence[Entry]) -> list[Sampled | None]:
         """One token for each entry, in order."""
         contexts = [entry.position + 1 for entry in batch]
-        await self._clock.sleep(self._model.step_seconds(contexts))
+        await self._pace.spend(self._model.step_seconds(contexts))
         return [
             self._model.sample(entry.sampling, entry.position + 1, entry.forbidden)
             for entry in batch

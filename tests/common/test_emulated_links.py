@@ -114,3 +114,22 @@ def test_an_endpoint_has_one_owner_at_a_time():
     again = links.bound("to", inbox.receive)
     with links.bound("to", inbox.receive), pytest.raises(ValueError, match="bound already"), again:
         pass
+
+
+def test_messages_of_a_source_keep_their_order_where_timers_change_places():
+    async def main() -> list[int]:
+        loop, timers = asyncio.get_running_loop(), []
+        links, inbox = EmulatedLinks(100.0, LATENCY), Inbox()
+        with links.bound("to", inbox.receive), pytest.MonkeyPatch.context() as patch:
+            patch.setattr(loop, "call_at", lambda when, *call, **_: timers.append(call))
+            for number in range(3):
+                links.send("from", "to", ack(number), 1)
+            for callback, *args in reversed(timers[:]):
+                callback(*args)
+            for callback, *args in timers[3:]:
+                callback(*args)
+            patch.undo()
+            await asyncio.sleep(1.0)
+        return [number for _, number in inbox.got]
+
+    assert run(main()) == [0, 1, 2]

@@ -3,14 +3,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from common.emulated_model import EmulatedModel, StepCost
+from common.config import Config, EmulatedConfig, ModelConfig, RouterConfig, StepCost
+from common.emulated_model import EmulatedModel
+from common.errors import ConfigError
 from common.latency import Curve, LatencyModel
 from common.messages import KvLayout, PromptScores, RunChunk, Sampling
 from common.wire import CONTROL
 from tests.services.prefill_worker.plans import plan, run_chunk
 
+CARD = ModelConfig(path="emulated", name="n")
 CURVES = LatencyModel({1: Curve(0.5, 0.001, 0.0, 0.0), 2: Curve(0.25, 0.0005, 1e-6, 0.0)})
-MODEL = EmulatedModel(KvLayout(4, 2, 8, "bfloat16"), CURVES, StepCost(0.01, 0.001, 1e-5))
+MODEL = EmulatedModel(
+    KvLayout(4, 2, 8, "bfloat16"), CURVES, StepCost(base=0.01, request=0.001, token=1e-5)
+)
 
 
 def chunk(index: int = 0, rank: int = 0, request: str = "a") -> RunChunk:
@@ -49,7 +54,7 @@ def test_tokens_follow_from_seed_choice_and_position():
     sampling = Sampling(seed=7)
     tokens = [MODEL.sample(sampling, position).id for position in range(50)]
     assert tokens == [replace(MODEL, seed=9).sample(sampling, p).id for p in range(50)]
-    assert len(set(tokens)) > 40
+    assert len(set(tokens)) > 30
     others = (Sampling(seed=8), Sampling(seed=7, choice=1))
     assert all(MODEL.sample(other, 0).id != tokens[0] for other in others)
 
@@ -60,9 +65,40 @@ def test_forbidden_tokens_are_not_drawn():
     assert MODEL.sample(sampling, 5, {token, token + 1}).id == token + 2
 
 
+def test_all_tokens_are_bytes_that_can_be_printed():
+    drawn = {MODEL.sample(Sampling(), position).id for position in range(2000)}
+    assert drawn == set(range(0x20, 0x7F))
+
+
+def test_of_all_but_one_forbidden_token_that_one_is_drawn():
+    for position in range(100):
+        forbidden = set(range(0x20, 0x7F)) - {0x41}
+        assert MODEL.sample(Sampling(), position, forbidden).id == 0x41
+
+
+def test_what_is_emulated_stands_in_the_configuration():
+    given = EmulatedConfig(
+        layout=KvLayout(4, 2, 8, "float16"), step=StepCost(base=0.5), error=0.25, seed=3
+    )
+    router = RouterConfig(latency="a100-llama3-8b")
+    model = EmulatedModel.of(Config(model=CARD, router=router, emulated=given))
+    assert (model.layout, model.decode, model.error, model.seed) == (
+        given.layout,
+        given.step,
+        0.25,
+        3,
+    )
+    assert model.prefill.predict(1, 0, 4096) == pytest.approx(0.28, rel=0.08)
+    with pytest.raises(ConfigError, match="no such latency model"):
+        EmulatedModel.of(Config(model=CARD, router=RouterConfig(latency="none")))
+
+
 def test_logprobs_are_given_when_asked_for():
     assert MODEL.sample(Sampling(), 1).logprob is None
-    assert MODEL.sample(Sampling(logprobs=0), 1).logprob == 0.0
+    certain = MODEL.sample(Sampling(logprobs=0), 1)
+    assert (certain.logprob, certain.top) == (0.0, ())
+    told = MODEL.sample(Sampling(logprobs=5), 1)
+    assert [(one.id, one.logprob) for one in told.top] == [(told.id, 0.0)]
 
 
 def test_scores_follow_from_position_and_id_whatever_they_come_with():

@@ -1,11 +1,12 @@
 import json
 
 import pytest
+from msgspec.structs import replace
 
 from common.config import ModelConfig
 from common.errors import ConfigError
 from common.messages import ModelCard
-from common.model_card import fingerprint, read_card
+from common.model_card import EMULATED_MODEL_LEN, fingerprint, read_card
 
 
 @pytest.fixture
@@ -27,6 +28,13 @@ def test_a_configured_length_may_be_shorter_but_not_longer(path):
     assert read(path, max_model_len=100).max_model_len == 100
     with pytest.raises(ConfigError, match="513 exceeds the model's own 512"):
         read(path, max_model_len=513)
+
+
+def test_an_emulated_model_needs_no_directory_and_is_as_long_as_configured():
+    emulated = ModelConfig(path="emulated", name="big")
+    assert read_card(emulated) == ModelCard("big", "emulated", EMULATED_MODEL_LEN)
+    longer = replace(emulated, max_model_len=2 * EMULATED_MODEL_LEN)
+    assert read_card(longer).max_model_len == 2 * EMULATED_MODEL_LEN
 
 
 def test_the_fingerprint_ignores_how_the_configuration_is_written(path):

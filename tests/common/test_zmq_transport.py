@@ -223,3 +223,22 @@ def test_names_are_bound_by_address_and_peers_are_told_the_name():
     with pytest.raises(WireError):
         well_known.connect("nonsense")
     well_known.close()
+
+
+def test_transports_of_one_context_close_one_by_one() -> None:
+    async def main() -> None:
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        try:
+            one, other = (ZmqTransport(ANY, LIMIT, context=context) for _ in range(2))
+            one.close()
+            sender = other.connect(other.endpoint)
+            await sender.writable()
+            assert sender.send([b"still there"])
+            assert await other.receive() == [b"still there"]
+            sender.close()
+            other.close()
+            assert not context.closed
+        finally:
+            context.destroy()
+
+    run(main())

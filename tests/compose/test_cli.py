@@ -58,11 +58,9 @@ def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_every_role_of_the_mesh_can_be_started() -> None:
-    assert set(MODULES) == set(get_args(Role))
+    assert set(MODULES) == {*get_args(Role), "emulated-workers"}
     for module in MODULES.values():
-        package, _, name = module.rpartition(".")
-        assert name == "service"
-        assert importlib.util.find_spec(package) is not None
+        assert importlib.util.find_spec(module) is not None
 
 
 def test_the_command_itself_loads_neither_torch_nor_transformers() -> None:

@@ -1,13 +1,15 @@
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
 
 from common.config import load
+from common.messages import Role
 from compose import preset
-from compose.cli import MODULES
 from compose.model_cache import SMOLLM2
 
+ROLES = get_args(Role)
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
 SERVICES = COMPOSE["services"]
@@ -20,12 +22,12 @@ SERVICE_KEYS = {
 def test_it_has_the_services_of_the_mesh_and_nothing_unknown() -> None:
     extensions = {key for key in COMPOSE if key.startswith("x-")}
     assert set(COMPOSE) - extensions == {"version", "services", "volumes"}
-    assert set(SERVICES) == {*MODULES, "model"}
+    assert set(SERVICES) == {*ROLES, "model"}
     for name, service in SERVICES.items():
         assert set(service) <= SERVICE_KEYS, name
 
 
-@pytest.mark.parametrize("role", list(MODULES))
+@pytest.mark.parametrize("role", ROLES)
 def test_every_service_runs_its_role_with_a_shipped_preset(role: str) -> None:
     command, asked, flag, name = SERVICES[role]["command"]
     assert (command, asked, flag) == ("service", role, "--config")
@@ -48,7 +50,7 @@ def test_what_needs_the_model_waits_for_it() -> None:
         if "model" in service.get("depends_on", {})
         and service["depends_on"]["model"] == {"condition": "service_completed_successfully"}
     }
-    assert waiting == set(MODULES) - {"router"}
+    assert waiting == set(ROLES) - {"router"}
     for service in SERVICES.values():
         assert set(service.get("depends_on", {})) <= set(SERVICES)
 
@@ -68,7 +70,7 @@ def test_both_doors_of_the_gateway_are_published_where_the_preset_opens_them() -
 
 def test_members_have_their_time_to_drain_and_stay_away_when_drained_on_order() -> None:
     drain = load(preset.find("docker")).mesh.drain
-    for name in MODULES:
+    for name in ROLES:
         grace = SERVICES[name]["stop_grace_period"]
         assert grace.endswith("s")
         assert int(grace[:-1]) >= drain + 10, name

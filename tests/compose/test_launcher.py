@@ -4,12 +4,13 @@ import socket
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from common.config import load
 from common.errors import ConfigError
 from compose import launcher
 from compose.child import Turn
-from compose.launcher import Options, commands, configure, ready_text, up
+from compose.launcher import Options, commands, configure, counts, ready_text, up
 
 
 def model(path: Path) -> str:
@@ -104,6 +105,48 @@ def test_the_ready_line_has_a_request_that_a_shell_takes() -> None:
     assert "curl -N http://127.0.0.1:8123/v1/chat/completions" in text
     body = text[text.index("-d '") + 4 : text.rindex("'")]
     assert json.loads(body)["model"] == "SmolLM2-135M-Instruct"
+
+
+def test_all_emulated_workers_are_one_process(tmp_path: Path) -> None:
+    options = Options(emulated=True)
+    config = configure(options)
+    made = list(commands(options, config, tmp_path))
+    assert [c.name for c in made] == ["router", "kv-transfer", "gateway", "emulated-workers"]
+    assert [c.turn for c in made] == [Turn.LAST, Turn.MIDDLE, Turn.FIRST, Turn.MIDDLE]
+    written = load(tmp_path / "emulated-workers.toml")
+    assert written == replace(config, mesh=replace(config.mesh, name="emulated-workers"))
+    assert (written.model.path, written.model.name) == ("emulated", "Llama-3-8B")
+    assert counts(options, config) == (16, 2)
+
+
+def test_emulated_workers_are_counted_by_the_options_or_by_the_preset() -> None:
+    options = Options(emulated=True, prefill=32, decode=5)
+    config = configure(options)
+    assert counts(options, config) == (32, 5)
+    assert (config.emulated.num_prefill, config.emulated.decode) == (32, 5)
+    same = configure(Options(preset="a100-llama3-8b", prefill=3))
+    assert counts(Options(prefill=3), same) == (3, 2)
+    assert counts(Options(), configure(Options())) == (2, 1)
+
+
+def test_any_preset_can_be_emulated_and_is_never_measured() -> None:
+    config = configure(Options(emulated=True, preset="cpu", port=8123))
+    assert (config.model.path, config.model.name) == ("emulated", "SmolLM2-135M-Instruct")
+    assert config.router.latency == "cpu-smollm2-135m"
+    assert config.router.calibrate_seconds == 0.0
+    assert (config.router.learn, config.gateway.port) == (True, 8123)
+
+
+@pytest.mark.parametrize("given", [{"model": "smollm2"}, {"dtype": "bfloat16"}])
+def test_what_is_emulated_has_no_model_of_its_own(given: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match="leave --model and --dtype out"):
+        configure(Options(emulated=True, **given))  # type: ignore[arg-type]
+
+
+def test_the_request_to_try_ends_where_no_model_ends_it() -> None:
+    text = ready_text(configure(Options(emulated=True)), 1.0)
+    body = json.loads(text[text.index("-d '") + 4 : text.rindex("'")])
+    assert (body["model"], body["max_tokens"]) == ("Llama-3-8B", 64)
 
 
 def test_the_private_directory_is_gone_after_a_failed_start(

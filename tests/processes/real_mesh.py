@@ -141,14 +141,14 @@ def free_port() -> int:
 @contextmanager
 def running_mesh(
     *options: str,
-    model: str = "smollm2",
+    model: str | None = "smollm2",
     preset: str | Path = PRESET,
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[RealMesh]:
     """`tetris up` on free ports with a test preset, stopped by Ctrl-C at the end."""
     port, control = free_port(), free_port()
     given = ["--port", str(port), "--control-port", str(control)]
-    given += ["--model", model, "--preset", str(preset), *options]
+    given += ["--preset", str(preset), *options, *(["--model", model] if model else [])]
     with tempfile.TemporaryDirectory(prefix="tetris-failpoints-") as directory:
         armed = {"NO_COLOR": "1", "TETRIS_FAILPOINTS_DIR": directory, **(environment or {})}
         process = subprocess.Popen(

@@ -10,20 +10,21 @@ from msgspec.structs import replace
 from common.config import (
     Config,
     DecodeConfig,
+    EmulatedConfig,
     GatewayConfig,
     MeshConfig,
     ModelConfig,
     PrefillConfig,
     RouterConfig,
+    StepCost,
 )
-from common.emulated_model import StepCost
 from common.memory_transport import CAPACITY, Faults
 from common.messages import KvLayout
 from common.schedule import Schedule
 
 LATENCY = "a100-llama3-8b"
 LLAMA3_8B = KvLayout(num_layers=32, num_kv_heads=8, head_dim=128, dtype="bfloat16")
-A100 = StepCost(step=0.008, request=1e-4, token=6.5e-8)
+A100 = StepCost(base=0.008, request=1e-4, token=6.5e-8)
 """16 GB of weights and 128 KiB of KV per token, read at 2 TB/s."""
 FIXED = RouterConfig(calibrate_seconds=0.0, learn=False)
 """Plans by the latency model as it stands, so that they are known beforehand."""
@@ -77,4 +78,7 @@ def configuration(path: Path, cluster: Cluster) -> Config:
         schedule=cluster.schedule,
         prefill=replace(cluster.prefill, kv_tokens=cluster.prefill_tokens),
         decode=replace(cluster.decode, kv_tokens=cluster.decode_tokens, backends=cluster.backends),
+        emulated=EmulatedConfig(
+            layout=cluster.layout, step=cluster.step, bandwidth=BANDWIDTH, error=cluster.error
+        ),
     )

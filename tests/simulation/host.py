@@ -8,6 +8,7 @@ import structlog
 
 from common.clock import LoopClock
 from common.config import Config
+from common.life import live
 from common.memory_transport import MemoryNetwork
 from common.messages import Peer, Role
 from common.metrics import Metrics
@@ -126,26 +127,12 @@ class Host:
                 self._end()
 
     async def _serve_to_the_end(self, process: Process) -> None:
-        async with asyncio.TaskGroup() as mesh:
-            running = mesh.create_task(process.mesh.run())
+        async def serve(process: Process) -> None:
             async with asyncio.TaskGroup() as self._services:
-                serving = self._services.create_task(self._serve(self, process))
-                await self._told_to_end(process)
-                serving.cancel()
-            running.cancel()
+                await self._serve(self, process)
+
+        await live(process, serve)
         await process.mesh.close()
-
-    async def _told_to_end(self, process: Process) -> None:
-        async with asyncio.TaskGroup() as group:
-            late = group.create_task(self._too_late(process))
-            await process.drained.wait()
-            late.cancel()
-
-    async def _too_late(self, process: Process) -> None:
-        await process.stopping.wait()
-        if process.is_member:
-            await process.clock.sleep(process.config.mesh.drain)
-        process.drained.set()
 
     def _end(self) -> None:
         self._life = self._services = self._task = self.process = None

@@ -10,8 +10,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from common.clock import LoopClock
-from common.config import DecodeConfig, GatewayConfig, MeshConfig, PrefillConfig, RouterConfig
-from common.emulated_model import StepCost
+from common.config import (
+    DecodeConfig,
+    GatewayConfig,
+    MeshConfig,
+    PrefillConfig,
+    RouterConfig,
+    StepCost,
+)
 from common.messages import KvLayout, Scheduled
 from common.schedule import Pricing, Schedule
 from tests.simulation.cluster import Cluster
@@ -216,7 +222,7 @@ def _cluster(rng: random.Random, seed: int) -> Cluster:
         decode_tokens=decode_tokens,
         backends=rng.choice((1, 2, 3, 8)),
         layout=SMALL,
-        step=StepCost(rng.choice((0.008, 0.03, 0.1)), request=1e-4, token=6.5e-8),
+        step=StepCost(base=rng.choice((0.008, 0.03, 0.1)), request=1e-4, token=6.5e-8),
         error=rng.choice((0.0, 0.2)),
         capacity=_pick(rng, (64, 4096)),
         mesh=MeshConfig(

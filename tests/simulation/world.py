@@ -14,7 +14,6 @@ from pathlib import Path
 
 from common.clock import LoopClock
 from common.emulated_model import EmulatedModel
-from common.latency import LatencyModel
 from common.memory_transport import MemoryNetwork
 from common.messages import (
     Accepted,
@@ -27,6 +26,7 @@ from common.messages import (
     Role,
 )
 from common.service import Process
+from compose.emulated_workers import node_of
 from services.decode_worker import emulated as decode
 from services.kv_transfer.service import Broker, lend
 from services.prefill_worker import emulated as prefill
@@ -35,7 +35,7 @@ from services.router.service import route
 from tests.simulation import client
 from tests.simulation.checks import Judge
 from tests.simulation.client import Answer
-from tests.simulation.cluster import BANDWIDTH, LATENCY, Cluster, configuration
+from tests.simulation.cluster import Cluster, configuration
 from tests.simulation.cuts import Cuts
 from tests.simulation.history import (
     ANSWERED,
@@ -69,21 +69,20 @@ class World:
         self.network = MemoryNetwork(
             network_rng, cluster.faults, cluster.capacity, self.cuts.reaches
         )
-        self.links = TappedLinks(BANDWIDTH, fate=self._fate)
+        self._config = configuration(path, cluster)
+        self.links = TappedLinks(self._config.emulated.bandwidth, fate=self._fate)
         self.links.history = self.history
         self.link_faults = cluster.link_faults
         """May be replaced at any time, as the network's."""
-        latency = LatencyModel.load(LATENCY).scaled(cluster.slowdown)
-        self.model = EmulatedModel(
-            cluster.layout, latency, cluster.step, cluster.error, rng.getrandbits(32)
-        )
+        model = EmulatedModel.of(self._config)
+        latency = model.prefill.scaled(cluster.slowdown)
+        self.model = replace(model, prefill=latency, seed=rng.getrandbits(32))
         self.predicted: dict[str, float] = {}
         """TTFT as the router told it at first."""
         self.num_retries = 0
         self.healed = math.inf
         """When the last fault was undone."""
         self._rng = rng
-        self._config = configuration(path, cluster)
         self._group: asyncio.TaskGroup | None = None
         self.hosts: dict[str, Host] = {name: self._make_host(name) for name in self.names(cluster)}
 
@@ -220,12 +219,10 @@ class World:
     def _make_host(self, name: str) -> Host:
         kind, _, number = name.partition("-")
         role, serve = self._roles[kind]
-        node = 0
+        node = f"node-{number}" if kind == "decode" else "node-0"
         if kind == "prefill":
-            node = int(number) * self.cluster.num_nodes // self.cluster.num_prefill
-        elif kind == "decode":
-            node = int(number)
-        return Host(role, name, f"node-{node}", serve, self.judge.violations.append)
+            node = node_of(int(number), self.cluster.num_prefill, self.cluster.num_nodes)
+        return Host(role, name, node, serve, self.judge.violations.append)
 
     @property
     def _roles(self) -> dict[str, tuple[Role, Serve]]:

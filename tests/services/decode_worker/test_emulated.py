@@ -10,9 +10,9 @@ import structlog
 from msgspec import structs
 
 from common.clock import LoopClock
-from common.config import Config, DecodeConfig, MeshConfig, ModelConfig
+from common.config import Config, DecodeConfig, MeshConfig, ModelConfig, StepCost
 from common.emulated_links import EmulatedLinks
-from common.emulated_model import EmulatedModel, StepCost
+from common.emulated_model import EmulatedModel
 from common.latency import Curve, LatencyModel
 from common.memory_transport import MemoryNetwork
 from common.mesh import Mesh
@@ -40,7 +40,7 @@ from tests.simulation.virtual_loop import run
 
 LAYOUT = KvLayout(NUM_LAYERS, 2, 8, "bfloat16")
 CURVES = LatencyModel({1: Curve(0.5, 0.001, 0.0, 0.0)})
-MODEL = EmulatedModel(LAYOUT, CURVES, StepCost(0.5, 0.0, 0.001))
+MODEL = EmulatedModel(LAYOUT, CURVES, StepCost(base=0.5, request=0.0, token=0.001))
 
 
 class World:

@@ -8,9 +8,9 @@ import pytest
 import structlog
 
 from common.clock import LoopClock
-from common.config import Config, ModelConfig, PrefillConfig
+from common.config import Config, ModelConfig, PrefillConfig, StepCost
 from common.emulated_links import EmulatedLinks
-from common.emulated_model import EmulatedModel, StepCost
+from common.emulated_model import EmulatedModel
 from common.errors import Aborted, LinkTimeout, OutOfPages, TetrisError
 from common.latency import Curve, LatencyModel
 from common.messages import Ending, KvAck, KvLayout, LinkMessage, Peer, RingAbort, RunChunk
@@ -25,7 +25,9 @@ from tests.services.prefill_worker.plans import members_at, plan, run_chunk
 from tests.simulation.virtual_loop import run
 
 CURVES = LatencyModel({1: Curve(1.0, 0.0, 0.0, 0.0), 2: Curve(2.0, 0.0, 0.0, 0.0)})
-MODEL = EmulatedModel(KvLayout(4, 2, 8, "bfloat16"), CURVES, StepCost(1.0, 0.0, 0.0))
+MODEL = EmulatedModel(
+    KvLayout(4, 2, 8, "bfloat16"), CURVES, StepCost(base=1.0, request=0.0, token=0.0)
+)
 CONFIG = Config(
     model=ModelConfig(path="/m", name="m"),
     prefill=PrefillConfig(kv_tokens=64, start_timeout=30.0),
