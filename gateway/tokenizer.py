@@ -1,8 +1,10 @@
 """Text to ids and back, with the model's own tokenizer and chat template."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import ParamSpec, TypeVar
 
 from jinja2 import TemplateError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -16,6 +18,8 @@ THREADS = 2
 WINDOW = 256
 """Ids whose text may stay uncertain; random bytes are given out as they are beyond it."""
 _REPLACEMENT = "\ufffd"
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
 
 
 class Tokenizer:
@@ -40,6 +44,47 @@ class Tokenizer:
         """
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._pool, self._encode, prompt)
+
+    async def apart(
+        self, work: Callable[Given, Result], *args: Given.args, **kwargs: Given.kwargs
+    ) -> Result:
+        """What `work` returns or raises, in the pool of threads."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._pool, partial(work, *args, **kwargs))
+
+    def ids(self, text: str, *, special: bool) -> list[int]:
+        """Ids of a text, with what the tokenizer puts around a prompt if `special`; slow."""
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=special)
+        return ids
+
+    def names(self, ids: Sequence[int]) -> list[str]:
+        """What the vocabulary calls each id."""
+        names = self._tokenizer.convert_ids_to_tokens(list(ids))
+        assert isinstance(names, list)
+        return names
+
+    def written(self, ids: Sequence[int]) -> str:
+        """The text of ids with special tokens written out."""
+        return self._decode(ids, skip=False)
+
+    def conversation(self, messages: Sequence[ChatMessage], *, generation: bool) -> str:
+        """Messages as the model's template writes them, the answer begun if `generation`.
+
+        Raises:
+            Refusal: there is no template, or it does not take them.
+        """
+        if not self._tokenizer.chat_template:
+            raise invalid("This model has no chat template.", "messages")
+        turns = [{"role": message.role, "content": message.text()} for message in messages]
+        try:
+            text = self._tokenizer.apply_chat_template(
+                turns, add_generation_prompt=generation, tokenize=False
+            )
+        except TemplateError as error:
+            reason = f"The model's chat template does not take these messages: {error}"
+            raise invalid(reason, "messages") from error
+        assert isinstance(text, str)
+        return text
 
     def piece(self, token_id: int) -> str:
         """The text of one id alone, special tokens included."""
@@ -81,20 +126,9 @@ class Tokenizer:
         return ids
 
     def _chat(self, messages: Sequence[ChatMessage]) -> list[int]:
-        if not self._tokenizer.chat_template:
-            raise invalid("This model has no chat template.", "messages")
-        turns = [{"role": message.role, "content": message.text()} for message in messages]
-        try:
-            text = self._tokenizer.apply_chat_template(
-                turns, add_generation_prompt=True, tokenize=False
-            )
-        except TemplateError as error:
-            reason = f"The model's chat template does not take these messages: {error}"
-            raise invalid(reason, "messages") from error
-        assert isinstance(text, str)
+        text = self.conversation(messages, generation=True)
         # The template writes the special tokens itself.
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
-        return ids
+        return self.ids(text, special=False)
 
 
 class IncrementalText:
