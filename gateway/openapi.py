@@ -97,10 +97,8 @@ class Document:
             "description": _EVENTS,
             "content": {
                 JSON: {"schema": ref(answer)},
-                "text/event-stream": {
-                    "schema": {"type": "string"},
-                    "x-event": ref(chunk or answer),
-                },
+                # Before OpenAPI 3.2 this describes each event, as its parser gives it.
+                "text/event-stream": {"schema": _event(ref(chunk or answer))},
             },
         }
         summary = "Text that goes on from a prompt." if chunk is None else "The next message."
@@ -146,6 +144,13 @@ def _probe(summary: str, well: Node, ill: Node | None = None) -> Node:
 
 def _json(name: str, description: str = "The answer.") -> Node:
     return {"description": description, "content": {JSON: {"schema": ref(name)}}}
+
+
+def _event(content: Node) -> Node:
+    either = {"anyOf": [content, ref("Error")]}
+    json = {"type": "string", "contentMediaType": JSON, "contentSchema": either}
+    data = {"anyOf": [{"const": "[DONE]"}, json]}
+    return {"type": "object", "properties": {"data": data}, "required": ["data"]}
 
 
 def _body(schema: Node) -> Node:

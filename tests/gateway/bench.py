@@ -192,6 +192,8 @@ class Bench:
     def __init__(self, model_path: Path, tokenizer: Tokenizer) -> None:
         self.model_path = model_path
         self.tokenizer = tokenizer
+        self.patience = 20.0
+        """Seconds for a scenario."""
 
     def __call__(self, reply: Reply, scenario: Scenario, **gateway: object) -> None:
         asyncio.run(self._run(reply, scenario, gateway))
@@ -218,7 +220,7 @@ class Bench:
             serving = group.create_task(service.serve(process))
             tasks.append(group.create_task(_until_drained(process, serving)))
             client = Client(session, process, fake)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(self.patience):
                 await self._until_ready(client)
                 await scenario(client)
             serving.cancel()
