@@ -139,6 +139,8 @@ class Tokens(Struct, frozen=True):
 def _ids(tokenizer: Tokenizer, body: TextBody | MessagesBody) -> list[int]:
     if isinstance(body, TextBody):
         return tokenizer.ids(body.prompt, special=body.add_special_tokens is not False)
+    if body.continue_final_message:
+        raise invalid("'continue_final_message' is not supported.", "continue_final_message")
     if sum(len(message.text()) for message in body.messages) > MAX_TEXT:
         raise invalid(f"'messages' hold more than {MAX_TEXT} characters.", "messages")
     text = tokenizer.conversation(body.messages, generation=body.add_generation_prompt is not False)

@@ -55,7 +55,9 @@ class FakeMesh:
 
     def __init__(self, mesh: Mesh, tokenizer: Tokenizer, reply: Reply) -> None:
         self.seen: asyncio.Queue[ControlMessage] = asyncio.Queue()
-        self.state = ClusterState(5, num_prefill=1, num_decode=1, num_brokers=1, waiting=0)
+        self.state: ClusterState | None = ClusterState(
+            5, num_prefill=1, num_decode=1, num_brokers=1, waiting=0
+        )
         self.tokenizer = tokenizer
         self.submits: list[Submit] = []
         self.arrived = asyncio.Event()
@@ -94,10 +96,12 @@ class FakeMesh:
             case Hello(peer=peer):
                 self._gateway = peer.inbox
                 self.send(Welcome(5, peer.incarnation))
-                self.send(self.state)
+                if self.state is not None:
+                    self.send(self.state)
             case Heartbeat(facts=GatewayFacts() as facts):
                 self.facts = facts
-                self.send(self.state)
+                if self.state is not None:
+                    self.send(self.state)
                 self._beaten.set()
                 # As the router does: what a member said before it asked to go proves nothing.
                 if self._leaving is not None and facts.idle:
