@@ -1,6 +1,7 @@
 """The `tetris` command."""
 
 import argparse
+import gc
 import importlib
 import importlib.metadata
 import os
@@ -102,7 +103,11 @@ def _resolved(role: Role, config: Config) -> Config:
 
 
 def _start(role: Role, config: Config) -> NoReturn:
-    status = launch(role, importlib.import_module(MODULES[role]).serve, config)
+    serve = importlib.import_module(MODULES[role]).serve
+    # What was imported stays: no collection of garbage has to walk through it again.
+    gc.collect()
+    gc.freeze()
+    status = launch(role, serve, config)
     # Everything is handed over and closed. To take torch apart as well would only keep the
     # launcher, and whoever waits for this process's next life, waiting.
     sys.stdout.flush()

@@ -61,22 +61,27 @@ class Connection(asyncio.Protocol):
     """One client, from its coming to its going; HTTP is spoken by the inner protocol.
 
     It waits for a head, or is busy with a request, or idle between two.
+
+    Args:
+        make: the inner protocol, for who gets a place.
+        refuse: a whole answer.
     """
 
     def __init__(
         self,
-        inner: asyncio.Protocol,
+        make: Callable[[], asyncio.Protocol],
         places: Places,
         limits: Limits,
         refuse: Callable[[Refusal], bytes],
     ) -> None:
-        self._inner = inner
+        self._make = make
+        self._inner: asyncio.Protocol | None = None
+        """There with its place."""
         self._places = places
         self._limits = limits
         self._refuse = refuse
         self._transport: asyncio.Transport | None = None
-        self._host: str | None = None
-        """Whose place it has; None when there was none."""
+        self._host = ""
         self._is_busy = False
         self._unclaimed = 0
         self._head: asyncio.TimerHandle | None = None
@@ -99,42 +104,41 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take a place and wait for the first head, or say that there is none."""
         self._transport = cast(asyncio.Transport, transport)
-        host = str((transport.get_extra_info("peername") or ("",))[0])
-        if not self._places.take(host):
+        self._host = str((transport.get_extra_info("peername") or ("",))[0])
+        if not self._places.take(self._host):
             self._turn_away(Refusal(503, "Too many connections.", retry_after=1.0))
             return
-        self._host = host
         _give_up_on_dead_peers(transport)
         self._head = _after(self._limits.head, self._late)
+        self._inner = self._make()
         self._inner.connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
         """Pass bytes on, unless nobody wants so many."""
-        if self._host is None:
-            return
-        if not self._is_busy and not self._is_wanted(len(data)):
-            return
-        self._inner.data_received(data)
+        if self._inner is not None and (self._is_busy or self._is_wanted(len(data))):
+            self._inner.data_received(data)
 
     def eof_received(self) -> bool | None:
         """The client sends no more."""
-        return None if self._host is None else self._inner.eof_received()
+        return None if self._inner is None else self._inner.eof_received()
 
     def pause_writing(self) -> None:
         """The client does not take what is written."""
-        self._inner.pause_writing()
+        if self._inner is not None:
+            self._inner.pause_writing()
         self._write = _after(WRITE, self._abort)
 
     def resume_writing(self) -> None:
         """It does again."""
         self._stop_waiting_for_reader()
-        self._inner.resume_writing()
+        if self._inner is not None:
+            self._inner.resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Give the place back."""
         self._stop_waiting_for_head()
         self._stop_waiting_for_reader()
-        if self._host is not None:
+        if self._inner is not None:
             self._places.leave(self._host)
             self._inner.connection_lost(exc)
 

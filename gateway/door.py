@@ -49,7 +49,7 @@ class Door:
     def _connection(self) -> Connection:
         server = self._runner.server
         assert server is not None, "set up before it listens"
-        return Connection(server(), self._places, self._limits, self._refuse)
+        return Connection(server, self._places, self._limits, self._refuse)
 
     def _refuse(self, refusal: Refusal) -> bytes:
         self._figures.refused.labels(refusal.status).inc()

@@ -21,6 +21,14 @@ VALUES = st.recursive(
 )
 
 
+@given(VALUES, st.integers(1, 20))
+def test_slices_change_nothing(value: object, size: int) -> None:
+    body = json.dumps(value).encode()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gateway.weight.SLICE", size)
+        assert weight(body) == count(value)
+
+
 @given(VALUES)
 def test_it_counts_what_is_outside_strings(value: object) -> None:
     assert weight(json.dumps(value).encode()) == count(value)
