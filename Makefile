@@ -13,7 +13,7 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 # The planner's compiled search: an edited one is built anew.
 CORE := $(wildcard services/router/_*.[ch])
 
-.PHONY: serve test test-faults soak check paper rates bench bench-planner bench-gap test-wheel venv clean
+.PHONY: serve test test-api test-faults soak check paper rates bench bench-planner bench-gap bench-doors test-wheel venv clean
 
 ## serve: the whole mesh on this machine, at http://127.0.0.1:8000
 serve: $(STAMP)
@@ -22,6 +22,11 @@ serve: $(STAMP)
 ## test: the suite that CI runs
 test: $(STAMP)
 	@$(BIN)/python -m pytest $(ARGS)
+
+## test-api: fuzz a gateway with its own /openapi.json; ARGS="--max-examples 500 --seed 7"
+test-api: $(STAMP)
+	@$(PIP) install -qq -c constraints.txt -e '.[fuzz]'
+	@$(BIN)/python -m tests.gateway.fuzz $(or $(ARGS),--max-examples 100)
 
 ## test-faults: break real meshes in every phase; ROWS=F2,F9 REPEATS=3 SEED=7
 test-faults: $(STAMP)
@@ -56,6 +61,10 @@ bench-planner: $(STAMP)
 ## bench-gap: on a real mesh, a long prompt beside a busy instance; about 12 minutes, all cores
 bench-gap: $(STAMP)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.bench_gap $(ARGS)
+
+## bench-doors: how long the gateway's loop stands still while its door is attacked; one minute
+bench-doors: $(STAMP)
+	@$(BIN)/python -m tests.bench.bench_doors
 
 ## paper: the paper's evaluation in simulation, into docs/paper.md
 paper: $(STAMP)

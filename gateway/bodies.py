@@ -15,7 +15,7 @@ from gateway.weight import weight
 BODY = 30.0
 """Seconds for a client to send its body."""
 JSON = "application/json"
-LARGE = 1 << 18
+LARGE = 1 << 16
 """Bytes of a body that is weighed before anything decodes it."""
 MAX_WEIGHT = 1 << 19
 """Values that a body may hold, roughly; a prompt of ids cannot be longer, one of text can."""
@@ -48,7 +48,7 @@ async def read_json(http: web.Request) -> bytes:
     if len(body) > LARGE:
         loop = asyncio.get_running_loop()
         if await loop.run_in_executor(_SCALES, weight, body) > MAX_WEIGHT:
-            raise Refusal(413, f"The body holds more than {MAX_WEIGHT} values.")
+            raise invalid(f"The body holds more than {MAX_WEIGHT} values.")
     return body
 
 

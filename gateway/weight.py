@@ -9,7 +9,7 @@ import re
 
 import numpy as np
 
-OPENING = 4
+OPENING = 8
 """Commas whose values take about as long as one list or object more."""
 SLICE = 1 << 17
 """Bytes looked at in one go."""

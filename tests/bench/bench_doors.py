@@ -194,7 +194,7 @@ ATTACKS: dict[str, Attack] = {
     "512 Ki ids": body(ASK, filled(NO_MODEL + b"[", b"31999,", b"1]}", 6 * 520_000)),
     "8 MB of ids": body(ASK, filled(NO_MODEL + b"[", b"31999,", b"1]}")),
     "8 MB of empty lists": body(ASK, filled(NO_MODEL + b"[", b"[],", b"[]]}")),
-    "100,000 empty lists": body(ASK, filled(NO_MODEL + b"[", b"[],", b"[]]}", 300_000)),
+    "58,000 empty lists": body(ASK, filled(NO_MODEL + b"[", b"[],", b"[]]}", 174_000)),
     "8 MB of open brackets": body(ASK, b"[" * (8 << 20)),
     "100,000 open brackets": body(ASK, NO_MODEL + b"[" * 100_000),
     "tokenize 1 MiB": body(SCALE, filled(b'{"prompt": "', b"hello, ", b'"}', 1 << 20), 2),

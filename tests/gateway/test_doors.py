@@ -238,7 +238,7 @@ def test_compressed_bodies_and_too_many_values_are_refused(bench: Bench) -> None
             assert (answered, error["error"]["code"]) == (415, 415)
         for body in (b'{"prompt": [' + b"[]," * 1_000_000 + b"1]}", b"[" * 1_000_000):
             answer = await posted(client, body)
-            assert status(answer) == 413
+            assert status(answer) == 400
             assert b"values" in answer
         # As many commas inside a text are no values.
         text = json.dumps(COMPLETION | {"prompt": "," * 1_000_000, "model": "other"}).encode()
