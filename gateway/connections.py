@@ -19,8 +19,9 @@ from gateway.errors import Refusal
 
 WRITE = 30.0
 """Seconds for a client to take what is written, and for its machine to acknowledge it."""
-MAX_UNCLAIMED = 1 << 20
-"""Bytes beyond what a request has been read for; what is left of a refused body is not read."""
+MAX_UNCLAIMED = 16 << 20
+"""Bytes that are read although no request wants them: a client with a body that is a bit too
+large has it sent before it reads the refusal. What comes beyond is left in the socket."""
 
 
 class Limits(Struct, frozen=True):
