@@ -14,7 +14,7 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 # The planner's compiled search: an edited one is built anew.
 CORE := $(wildcard services/router/_*.[ch])
 
-.PHONY: serve serve-emulated test test-clients test-browser test-faults soak check paper rates bench bench-planner bench-gap bench-streams bench-overload test-wheel venv clean
+.PHONY: serve serve-emulated test test-api test-clients test-browser test-faults soak check paper rates bench bench-planner bench-gap bench-streams bench-overload bench-doors test-wheel venv clean
 
 ## serve: the whole mesh on this machine, at http://127.0.0.1:8000
 serve: $(STAMP)
@@ -33,6 +33,11 @@ test-browser: $(STAMP)
 	@$(PIP) install -qq -c constraints.txt 'playwright>=1.48'
 	@BOARD_PICTURES=docs/board BOARD_SECONDS=$(or $(SECONDS),120) \
 	  $(BIN)/python -m pytest -s --timeout 900 tests/browser $(ARGS)
+
+## test-api: fuzz a gateway with its own /openapi.json; ARGS="--max-examples 500 --seed 7"
+test-api: $(STAMP)
+	@$(PIP) install -qq -c constraints.txt -e '.[fuzz]'
+	@$(BIN)/python -m tests.gateway.fuzz $(or $(ARGS),--max-examples 100)
 
 ## test-faults: break real meshes in every phase; ROWS=F2,F9 REPEATS=3 SEED=7
 test-faults: $(STAMP)
@@ -86,6 +91,10 @@ bench-streams: $(STAMP)
 ## bench-overload: ten times the capacity, in virtual time; a live mesh: ARGS="--url http://..."
 bench-overload: $(STAMP)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.bench_overload $(ARGS)
+
+## bench-doors: how long the gateway's loop stands still while its door is attacked; one minute
+bench-doors: $(STAMP)
+	@$(BIN)/python -m tests.bench.bench_doors
 
 ## paper: the paper's evaluation in simulation, into docs/paper.md
 paper: $(STAMP)

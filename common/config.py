@@ -107,9 +107,20 @@ class GatewayConfig(Section, frozen=True):
     """Seconds without a token after which a stream goes on in a new attempt."""
     max_attempts: PositiveInt = 8
     """Attempts in a row that bring no token before the failure is told to the client."""
+    health_timeout: Positive = 30.0
+    """Seconds without a token or without the mesh, while requests are open, that /health bears."""
+    keys: str | None = None
+    """File with the keys of clients; without it everybody may ask."""
+    header_timeout: Positive = 10.0
+    """Seconds from a connection, or a later request's first byte, to the end of the head."""
+    max_connections: PositiveInt = 1024
+    max_connections_per_host: PositiveInt = 512
+    """Of one client's address; as many as all of them behind a proxy, which is one client."""
     control_host: str = "127.0.0.1"
     control_port: Port = 8001
-    """Where operators reach /tetris/*."""
+    """Where operators reach /tetris/* and /update."""
+    control_keys: str | None = None
+    """File with the keys of operators; needed where other machines reach `control_host`."""
     metrics_compat: Literal["vllm", "none"] = "vllm"
     """Whose names `/metrics` tells beside our own."""
     otlp: str = ""

@@ -1,6 +1,7 @@
 """The `tetris` command."""
 
 import argparse
+import gc
 import importlib
 import importlib.metadata
 import os
@@ -13,6 +14,7 @@ from typing import NoReturn
 
 from msgspec import structs
 
+from common import keys
 from common.config import Config, load
 from common.errors import ConfigError
 from common.launch import launch
@@ -76,12 +78,22 @@ def _run(options: argparse.Namespace) -> int:
         case "simulate" | "rates":
             _unwind_on_sigterm()
             return int(importlib.import_module("compose.lab.simulate_command").run(options))
+        case "key":
+            return _key(options.name, options.per_minute)
         case command if command in operations.COMMANDS:
             return operations.run(options)
         case _:
             _unwind_on_sigterm()
             sys.stdout.write(f"{_models().resolve(options.model)}\n")
             return 0
+
+
+def _key(name: str, per_minute: int | None) -> int:
+    key = keys.fresh()
+    line = keys.line(name, key, per_minute)
+    sys.stderr.write("the key, shown this once; below, the line for the file of keys\n")
+    sys.stdout.write(f"{key}\n{line}\n")
+    return 0
 
 
 def _service(role: str, config: str, nice: int) -> NoReturn:
@@ -99,7 +111,11 @@ def _resolved(role: str, config: Config) -> Config:
 
 
 def _start(role: str, config: Config) -> NoReturn:
-    status = launch(role, importlib.import_module(MODULES[role]).serve, config)
+    serve = importlib.import_module(MODULES[role]).serve
+    # What was imported stays: no collection of garbage has to walk through it again.
+    gc.collect()
+    gc.freeze()
+    status = launch(role, serve, config)
     # Everything is handed over and closed. To take torch apart as well would only keep the
     # launcher, and whoever waits for this process's next life, waiting.
     sys.stdout.flush()
@@ -133,6 +149,7 @@ def _parser() -> argparse.ArgumentParser:
     add_simulate(commands.add_parser("simulate", help="serve a workload in virtual time"))
     add_rates(commands.add_parser("rates", help="profile improvement rates by simulation"))
     operations.add_update(commands.add_parser("update", help="show or change how plans are made"))
+    _add_key(commands.add_parser("key", help="a new API key, and its line for the file of keys"))
     commands.add_parser("bench", help="measure a running mesh", add_help=False)
     commands.add_parser("fit", help="a latency model out of measured chunks", add_help=False)
     _add_service(commands.add_parser("service", help="run one service in the foreground"))
@@ -173,6 +190,11 @@ def _add_service(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--nice", type=int, default=0, help="priority to give up")
 
 
+def _add_key(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", help="of whoever gets it")
+    parser.add_argument("--per-minute", type=_requests, metavar="N", help="requests it may make")
+
+
 def _add_model(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     prepare = actions.add_parser("prepare", help="convert a model and print its directory")
@@ -183,6 +205,13 @@ def _count(text: str) -> int:
     count = int(text)
     if not 1 <= count <= 64:
         raise argparse.ArgumentTypeError("must be between 1 and 64")
+    return count
+
+
+def _requests(text: str) -> int:
+    count = int(text)
+    if not 1 <= count <= 999_999_999:
+        raise argparse.ArgumentTypeError("must be between 1 and 999999999")
     return count
 
 

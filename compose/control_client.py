@@ -1,6 +1,7 @@
 """Talks HTTP to the operators' door of a gateway."""
 
 import http.client
+import re
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -11,6 +12,7 @@ from common.errors import ConfigError, TetrisError
 
 TIMEOUT = 10.0
 LONGEST_ANSWER = 16 << 20
+_KEY = re.compile(r"[\x21-\x7e]{1,1024}")
 
 
 class ControlError(TetrisError):
@@ -32,15 +34,22 @@ class _Refusal(msgspec.Struct, frozen=True):
 class ControlClient:
     """One door.
 
+    Args:
+        url: of the door.
+        key: for a door that asks for one.
+
     Raises:
-        ConfigError: the URL cannot be one.
+        ConfigError: the URL or the key cannot be one.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, key: str | None = None) -> None:
         parts = urllib.parse.urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ConfigError(f"{url!r} is no URL of a control port, such as http://127.0.0.1:8001")
+        if key is not None and not _KEY.fullmatch(key):
+            raise ConfigError("the key of the control port is no single word")
         self.url = url.rstrip("/")
+        self._key = key
         # A proxy of the environment leads elsewhere than to this machine or its private network.
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
@@ -63,6 +72,9 @@ class ControlClient:
         return self._fetch(urllib.request.Request(self.url + path, data, head))
 
     def _fetch(self, request: urllib.request.Request) -> bytes:
+        if self._key is not None:
+            # Not for whoever a redirect leads to.
+            request.add_unredirected_header("Authorization", f"Bearer {self._key}")
         try:
             with self._opener.open(request, timeout=TIMEOUT) as answer:
                 body: bytes = answer.read(LONGEST_ANSWER)

@@ -21,6 +21,7 @@ from compose.table import count
 COMMANDS = ("status", "ledger", "drain", "update")
 DEFAULT_URL = "http://127.0.0.1:8001"
 VARIABLE = "TETRIS_CONTROL_URL"
+KEY_VARIABLE = "TETRIS_CONTROL_KEY"
 CLEAR = "\x1b[H\x1b[2J"
 POLL = 0.5
 LONGEST_DRAIN = 600.0
@@ -32,9 +33,10 @@ def run(options: argparse.Namespace) -> int:
     """Run one of the commands; the exit status.
 
     Raises:
-        ConfigError: the URL is none.
+        ConfigError: the URL is none, or the key cannot be read.
     """
-    client = ControlClient(options.url or os.environ.get(VARIABLE) or DEFAULT_URL)
+    url = options.url or os.environ.get(VARIABLE) or DEFAULT_URL
+    client = ControlClient(url, _key(options.key_file))
     try:
         match options.command:
             case "status":
@@ -92,6 +94,20 @@ def _add_url(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--url", help=f"of a gateway's control port (default: ${VARIABLE} or {DEFAULT_URL})"
     )
+    parser.add_argument(
+        "--key-file",
+        metavar="FILE",
+        help=f"with the key of a control port that asks for one (default: ${KEY_VARIABLE})",
+    )
+
+
+def _key(file: str | None) -> str | None:
+    if file is None:
+        return os.environ.get(KEY_VARIABLE) or None
+    try:
+        return Path(file).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--key-file: {file} cannot be read ({error})") from None
 
 
 def _seconds(text: str) -> float:

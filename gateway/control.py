@@ -4,8 +4,11 @@ Nothing here needs the mesh to be ready. A page in a browser cannot use it: it h
 headers, and an order must be declared as JSON.
 """
 
+from collections.abc import Sequence
+
 import msgspec
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
 from common.messages import Ledger, Name, Status
 from common.schedule import Report, change_of, in_words
@@ -72,10 +75,12 @@ class Control:
         return _answer(report(answer))
 
 
-def build(questions: Questions, figures: Figures, panes: Panes) -> web.Application:
-    """The application with the operators' routes."""
+def build(
+    questions: Questions, figures: Figures, panes: Panes, guards: Sequence[Middleware] = ()
+) -> web.Application:
+    """The application with the operators' routes, behind `guards`."""
     control = Control(questions)
-    app = empty(figures, MAX_BODY)
+    app = empty(figures, MAX_BODY, guards)
     app.router.add_get("/tetris/status", control.status)
     app.router.add_get("/tetris/ledger", control.ledger)
     app.router.add_post("/tetris/drain", control.drain)

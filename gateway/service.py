@@ -2,23 +2,31 @@
 
 import asyncio
 
-from aiohttp import web
-
 from common.errors import ConfigError
 from common.messages import PROTOCOL, ClusterState, GatewayFacts, Hello, ModelCard
 from common.model_card import read_card
 from common.service import Membership, Process
 from gateway import app, control
 from gateway.calls import Calls
+from gateway.connections import Limits, make_room
+from gateway.door import Door
 from gateway.figures import Figures
 from gateway.generation import Generation
+from gateway.guard import control_guards, public_guards
+from gateway.openapi import Document
 from gateway.otlp import Otlp
 from gateway.panes import Panes
+from gateway.probes import Probes, Sights
+from gateway.progress import Progress
 from gateway.questions import Questions
 from gateway.readiness import Readiness
 from gateway.schedule import KnownSchedule
 from gateway.tokenizer import Tokenizer
+from gateway.tokens import Tokens
 from gateway.window import Window
+
+OPERATORS = 64
+"""Connections at the operators' door."""
 
 
 class Gateway:
@@ -37,14 +45,27 @@ class Gateway:
         self._questions = Questions(process, self._schedule)
         self._readiness = Readiness()
         self._moving = False
+        config = process.config.gateway
+        self._progress = Progress(config.health_timeout)
         hello = Hello("gateway", process.peer, process.node, PROTOCOL, card)
         self._membership = Membership(process, hello, self._facts, self._calls.fence)
-        generation = Generation(config, card, tokenizer, self._calls, self._readiness, figures)
-        stopping, render = process.stopping.is_set, process.metrics.render
-        probes = app.Probes(card, self._is_moving, self._joined, stopping, render)
-        self._public = app.runner(app.build(config, generation, probes, figures))
+        routes = app.Routes(
+            Generation(config, card, tokenizer, self._calls, self._readiness, figures),
+            Tokens(card, tokenizer, self._calls.place, asyncio.Semaphore(1)),
+            Probes(card, self._sights()),
+            Document(card, tokenizer.size, has_keys=config.keys is not None),
+        )
+        now = process.clock.now
+        public = app.build(config, routes, figures, public_guards(config, now))
         panes = Panes(self._window, self._questions, card.name)
-        self._control = app.runner(control.build(self._questions, figures, panes))
+        guards = control_guards(config, now)
+        operators = control.build(self._questions, figures, panes, guards)
+        limits = Limits(
+            config.max_connections, config.max_connections_per_host, config.header_timeout
+        )
+        few = Limits(OPERATORS, OPERATORS, config.header_timeout)
+        self._public = Door(app.runner(public), limits, figures)
+        self._control = Door(app.runner(operators), few, figures)
 
     async def run(self) -> None:
         """Serve until cancelled; what is open then is told that there is no time left."""
@@ -53,37 +74,33 @@ class Gateway:
             for loop in (self._membership.run(), self._calls.run(self._membership), self._read()):
                 group.create_task(loop)
             try:
-                operators = f"{config.control_host}:{config.control_port}"
-                await self._listen(self._control, operators, "gateway.control_")
-                site = await self._listen(self._public, f"{config.host}:{config.port}", "gateway.")
+                host, port = config.control_host, config.control_port
+                await self._listen(self._control, host, port, "gateway.control_")
+                await self._listen(self._public, config.host, config.port, "gateway.")
                 await self._process.stopping.wait()
-                # New connections are refused, and those that are open end with their requests.
-                await site.stop()
+                self._public.shut()
                 await asyncio.Event().wait()
             finally:
                 self._calls.abandon()
-                await self._public.cleanup()
-                await self._control.cleanup()
+                await self._public.close()
+                await self._control.close()
                 self._window.close()
 
-    async def _listen(self, runner: web.AppRunner, where: str, keys: str) -> web.TCPSite:
-        host, _, port = where.rpartition(":")
-        await runner.setup()
-        site = web.TCPSite(runner, host, int(port))
+    async def _listen(self, door: Door, host: str, port: int, keys: str) -> None:
         try:
-            await site.start()
+            bound = await door.open(host, port)
         except OSError as error:
-            message = f"{keys}host, {keys}port: cannot listen on {where}"
+            message = f"{keys}host, {keys}port: cannot listen on {host}:{port}"
             raise ConfigError(message) from error
-        for bound, number, *_ in runner.addresses:
-            self._process.log.info("listening", host=bound, port=number)
-        return site
+        for address, number in bound:
+            self._process.log.info("listening", host=address, port=number)
 
     async def _read(self) -> None:
         self._moving = True
         try:
             while True:
                 message, _ = await self._process.mesh.receive()
+                self._progress.receive(message, self._process.clock.now())
                 self._schedule.receive(message)
                 if self._membership.receive(message) or self._questions.receive(message):
                     continue
@@ -100,10 +117,27 @@ class Gateway:
     def _facts(self) -> GatewayFacts:
         welcome = self._membership.welcome
         epoch = None if welcome is None else welcome.epoch
-        return self._schedule.add_to(self._calls.facts(), epoch)
+        return self._schedule.add_to(self._look(), epoch)
 
-    def _is_moving(self) -> bool:
-        return self._moving
+    def _look(self) -> GatewayFacts:
+        facts = self._calls.facts()
+        self._progress.see(facts.streams, facts.open, self._process.clock.now())
+        return facts
+
+    def _sights(self) -> Sights:
+        return Sights(
+            trouble=self._trouble,
+            joined=self._joined,
+            load=lambda: self._calls.facts().streams,
+            stopping=self._process.stopping.is_set,
+            render=self._process.metrics.render,
+        )
+
+    def _trouble(self) -> str | None:
+        if not self._moving:
+            return "the mesh is not read"
+        self._look()
+        return self._progress.trouble(self._process.clock.now())
 
     def _joined(self) -> tuple[list[str], dict[str, int]]:
         now = self._process.clock.now()
@@ -117,6 +151,7 @@ async def serve(process: Process) -> None:
         ConfigError: no model or tokenizer at `model.path`, an address that cannot be bound, or
             a router that refuses this gateway.
     """
+    make_room(process.config.gateway.max_connections)
     card = read_card(process.config.model)
     tokenizer = Tokenizer(process.config.model.path)
     try:

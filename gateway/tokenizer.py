@@ -57,6 +57,17 @@ class Tokenizer:
         """Long work with text, in one of the threads."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
+    def ids(self, text: str, *, special: bool) -> list[int]:
+        """Ids of a text, with what the tokenizer puts around a prompt if `special`; slow."""
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=special)
+        return ids
+
+    def names(self, ids: Sequence[int]) -> list[str]:
+        """What the vocabulary calls each id."""
+        names = self._tokenizer.convert_ids_to_tokens(list(ids))
+        assert isinstance(names, list)
+        return names
+
     def piece(self, token_id: int) -> str:
         """The text of one id alone, special tokens included."""
         text = self._pieces.get(token_id)
@@ -92,16 +103,12 @@ class Tokenizer:
 
     def _encode(self, prompt: Prompt, how: Encoding) -> Sequence[int]:
         if isinstance(prompt, str):
-            ids = self._ids(prompt, special=how.add_special_tokens is not False)
+            ids = self.ids(prompt, special=how.add_special_tokens is not False)
         else:
             messages = [message for message in prompt if isinstance(message, ChatMessage)]
             ids = self._chat(messages, how) if messages else self._known(prompt)
         if not ids:
             raise invalid("The prompt holds no token.", "prompt")
-        return ids
-
-    def _ids(self, text: str, *, special: bool) -> list[int]:
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=special)
         return ids
 
     def _known(self, prompt: Prompt) -> list[int]:
@@ -126,4 +133,4 @@ class Tokenizer:
             raise invalid(reason[:MAX_REASON], "messages") from error
         assert isinstance(text, str)
         # The template writes the special tokens itself.
-        return self._ids(text, special=bool(how.add_special_tokens))
+        return self.ids(text, special=bool(how.add_special_tokens))

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 Answer = Callable[[str, bytes], tuple[int, bytes]]
@@ -16,6 +17,7 @@ class Door:
 
     url: str
     seen: list[tuple[str, str, bytes]] = field(default_factory=list)
+    headers: list[Message] = field(default_factory=list)
 
 
 @contextmanager
@@ -32,8 +34,11 @@ def open_door(answer: Answer) -> Iterator[Door]:
 
         def reply(self, body: bytes) -> None:
             door.seen.append((self.command, self.path, body))
+            door.headers.append(self.headers)
             status, text = answer(self.path, body)
             self.send_response(status)
+            if status == 302:
+                self.send_header("Location", text.decode())
             self.end_headers()
             self.wfile.write(text)
 

@@ -6,6 +6,7 @@ from typing import get_args
 
 import pytest
 
+from common import keys
 from common.messages import Role
 from compose.cli import MODULES, main
 
@@ -70,3 +71,17 @@ def test_the_command_itself_loads_neither_torch_nor_transformers() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == "[]\n", done.stderr
+
+
+def test_a_new_key_is_printed_with_the_line_that_lets_it_in(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["key", "bob", "--per-minute", "60"]) == 0
+    key, line = capsys.readouterr().out.splitlines()
+    file = tmp_path / "keys"
+    file.write_text(line)
+    known = keys.read(str(file), "gateway.keys")
+    found = keys.find(known, key.encode())
+    assert found is not None
+    assert (found.name, found.per_minute) == ("bob", 60)
+    assert main(["key", "not a name"]) == 2

@@ -67,3 +67,20 @@ def test_who_does_not_speak_http_is_unreachable():
 def test_what_is_no_url_is_a_wrong_call(url: str):
     with pytest.raises(ConfigError, match="no URL of a control port"):
         ControlClient(url)
+
+
+def test_a_key_goes_to_the_door_and_to_nobody_that_it_leads_to():
+    with open_door(lambda *_: (200, b"{}")) as stranger:
+        elsewhere = stranger.url.encode()
+        with open_door(lambda *_: (302, elsewhere)) as door:
+            assert ControlClient(door.url, "secret").get("/tetris/status") == b"{}"
+            assert door.headers[-1]["Authorization"] == "Bearer secret"
+        assert len(stranger.seen) == 1
+        assert "Authorization" not in stranger.headers[-1]
+
+
+@pytest.mark.parametrize("key", ["", "two words", "line\nbreak", "ä"])
+def test_what_is_no_key_is_a_wrong_call_and_not_repeated(key: str):
+    with pytest.raises(ConfigError) as wrong:
+        ControlClient("http://127.0.0.1:8001", key)
+    assert not key or key not in str(wrong.value)

@@ -61,11 +61,11 @@ def test_volumes_are_declared_and_ports_stay_on_loopback() -> None:
     assert all(port.startswith("127.0.0.1:") for port in SERVICES["gateway"]["ports"])
 
 
-def test_both_doors_of_the_gateway_are_published_where_the_preset_opens_them() -> None:
+def test_the_public_door_is_published_and_the_operators_door_stays_inside() -> None:
     gateway = load(preset.find("docker")).gateway
-    assert (gateway.host, gateway.control_host) == ("0.0.0.0", "0.0.0.0")
+    assert (gateway.host, gateway.control_host) == ("0.0.0.0", "127.0.0.1")
     inside = [int(port.rpartition(":")[2]) for port in SERVICES["gateway"]["ports"]]
-    assert inside == [gateway.port, gateway.control_port]
+    assert inside == [gateway.port]
 
 
 def test_members_have_their_time_to_drain_and_stay_away_when_drained_on_order() -> None:

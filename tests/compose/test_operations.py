@@ -10,7 +10,7 @@ from common.schedule import Report, Schedule, State
 from compose import operations
 from compose.cli import main
 from compose.ledger_text import NOTHING
-from compose.operations import VARIABLE
+from compose.operations import KEY_VARIABLE, VARIABLE
 from compose.schedule_text import schedule_text
 from compose.status_text import status_text
 from tests.compose.door import open_door
@@ -227,3 +227,21 @@ def test_a_wrong_call_has_status_2(argv: list[str], capsys: pytest.CaptureFixtur
         code = int(end.code or 0)
     assert code == 2
     assert capsys.readouterr().err
+
+
+def test_the_key_stands_in_a_file_or_in_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    file = tmp_path / "key"
+    file.write_text("from-file\n")
+    monkeypatch.setenv(KEY_VARIABLE, "from-environment")
+    with open_door(lambda *_: (200, b"{}")) as door:
+        call = ["status", "--json", "--url", door.url]
+        assert main(call) == 0
+        assert main([*call, "--key-file", str(file)]) == 0
+        monkeypatch.delenv(KEY_VARIABLE)
+        assert main(call) == 0
+        given = [headers["Authorization"] for headers in door.headers]
+        assert given == ["Bearer from-environment", "Bearer from-file", None]
+        assert main([*call, "--key-file", str(tmp_path / "none")]) == 2
+    assert "--key-file" in capsys.readouterr().err

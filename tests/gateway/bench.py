@@ -57,7 +57,9 @@ class FakeMesh:
 
     def __init__(self, mesh: Mesh, tokenizer: Tokenizer, reply: Reply) -> None:
         self.seen: asyncio.Queue[ControlMessage] = asyncio.Queue()
-        self.state = ClusterState(5, num_prefill=1, num_decode=1, num_brokers=1, waiting=0)
+        self.state: ClusterState | None = ClusterState(
+            5, num_prefill=1, num_decode=1, num_brokers=1, waiting=0
+        )
         self.tokenizer = tokenizer
         self.submits: list[Submit] = []
         self.arrived = asyncio.Event()
@@ -96,10 +98,12 @@ class FakeMesh:
             case Hello(peer=peer):
                 self._gateway = peer.inbox
                 self.send(Welcome(5, peer.incarnation))
-                self.send(self.state)
+                if self.state is not None:
+                    self.send(self.state)
             case Heartbeat(facts=GatewayFacts() as facts):
                 self.facts = facts
-                self.send(self.state)
+                if self.state is not None:
+                    self.send(self.state)
                 self._beaten.set()
                 # As the router does: what a member said before it asked to go proves nothing.
                 if self._leaving is not None and facts.idle:
@@ -213,6 +217,8 @@ class Bench:
     def __init__(self, model_path: Path, tokenizer: Tokenizer) -> None:
         self.model_path = model_path
         self.tokenizer = tokenizer
+        self.patience = 20.0
+        """Seconds for a scenario."""
 
     def __call__(self, reply: Reply, scenario: Scenario, **gateway: object) -> None:
         asyncio.run(self._run(reply, scenario, gateway))
@@ -239,7 +245,7 @@ class Bench:
             serving = group.create_task(service.serve(process))
             tasks.append(group.create_task(_until_drained(process, serving)))
             client = Client(session, process, fake)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(self.patience):
                 await self._until_ready(client)
                 await scenario(client)
             serving.cancel()
