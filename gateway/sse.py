@@ -13,11 +13,10 @@ from gateway.request import Request
 from gateway.responses import Format
 from gateway.streams import Piece, Usage
 from gateway.timing import Metrics, measure
+from gateway.writing import write
 
 PING = 10.0
 """Seconds of silence after which a comment keeps proxies from closing the connection."""
-WRITE = 30.0
-"""Seconds for a client to take what is written."""
 HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",
     "Cache-Control": "no-cache",
@@ -129,15 +128,8 @@ class Connection:
 
     async def write(self, data: bytes) -> None:
         """Send some bytes; raises ConnectionResetError when the client does not take them."""
-        if not data:
-            return
-        try:
-            async with asyncio.timeout(WRITE):
-                await self.response.write(data)
-        except TimeoutError:
-            if self._http.transport is not None:
-                self._http.transport.abort()
-            raise ConnectionResetError("the client does not read") from None
+        if data:
+            await write(self._http, self.response, data)
 
 
 def _event(data: bytes) -> bytes:
