@@ -11,16 +11,16 @@ from aiohttp.typedefs import Handler, Middleware
 from msgspec import Struct
 
 from common.config import GatewayConfig
-from gateway.bodies import JSON
-from gateway.connections import claim
+from gateway.api.generation import Generation
+from gateway.api.openapi import Document
+from gateway.api.probes import Probes
+from gateway.api.tokens import Tokens
+from gateway.doors.bodies import JSON
+from gateway.doors.connections import claim
+from gateway.doors.guard import CHALLENGE
+from gateway.doors.origin import CURRENT, REQUEST_ID, origin_of
 from gateway.errors import Refusal
 from gateway.figures import Figures
-from gateway.generation import Generation
-from gateway.guard import CHALLENGE
-from gateway.openapi import Document
-from gateway.origin import CURRENT, REQUEST_ID, origin_of
-from gateway.probes import Probes
-from gateway.tokens import Tokens
 
 CUT = 2.0
 """Seconds for what is still open at the very end to be told so."""

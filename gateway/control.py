@@ -13,13 +13,13 @@ from aiohttp.typedefs import Middleware
 from common.messages import Ledger, Name, Status
 from common.schedule import Report, change_of, in_words
 from gateway.app import empty
-from gateway.board import board
-from gateway.bodies import JSON, read_json, unambiguous
+from gateway.doors.bodies import JSON, read_json, unambiguous
 from gateway.errors import Refusal, invalid
 from gateway.figures import Figures
-from gateway.panes import Panes
-from gateway.questions import Questions
-from gateway.schedule import report
+from gateway.mesh.questions import Questions
+from gateway.mesh.schedule import report
+from gateway.window.board import board
+from gateway.window.panes import Panes
 
 MAX_BODY = 16384
 """Bytes; four times a mapping as long as it may be."""

@@ -3,9 +3,9 @@
 from common.events import MeshState
 from common.messages import ClusterState
 from common.metrics import Metrics
-from gateway.journey_figures import JourneyFigures
-from gateway.mesh_figures import MeshFigures
-from gateway.standard_figures import StandardFigures
+from gateway.window.journey_figures import JourneyFigures
+from gateway.window.mesh_figures import MeshFigures
+from gateway.window.standard_figures import StandardFigures
 
 
 class Figures:

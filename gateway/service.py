@@ -7,23 +7,23 @@ from common.messages import PROTOCOL, ClusterState, GatewayFacts, Hello, ModelCa
 from common.model_card import read_card
 from common.service import Membership, Process
 from gateway import app, control
-from gateway.calls import Calls
-from gateway.connections import Limits, make_room
-from gateway.door import Door
+from gateway.api.generation import Generation
+from gateway.api.openapi import Document
+from gateway.api.probes import Probes, Sights
+from gateway.api.tokenizer import Tokenizer
+from gateway.api.tokens import Tokens
+from gateway.doors.connections import Limits, make_room
+from gateway.doors.door import Door
+from gateway.doors.guard import control_guards, public_guards
 from gateway.figures import Figures
-from gateway.generation import Generation
-from gateway.guard import control_guards, public_guards
-from gateway.openapi import Document
-from gateway.otlp import Otlp
-from gateway.panes import Panes
-from gateway.probes import Probes, Sights
-from gateway.progress import Progress
-from gateway.questions import Questions
-from gateway.readiness import Readiness
-from gateway.schedule import KnownSchedule
-from gateway.tokenizer import Tokenizer
-from gateway.tokens import Tokens
-from gateway.window import Window
+from gateway.mesh.calls import Calls
+from gateway.mesh.progress import Progress
+from gateway.mesh.questions import Questions
+from gateway.mesh.readiness import Readiness
+from gateway.mesh.schedule import KnownSchedule
+from gateway.window.otlp import Otlp
+from gateway.window.panes import Panes
+from gateway.window.window import Window
 
 OPERATORS = 64
 """Connections at the operators' door."""

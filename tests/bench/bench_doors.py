@@ -20,7 +20,7 @@ from pathlib import Path
 
 import uvloop
 
-from gateway.tokenizer import Tokenizer
+from gateway.api.tokenizer import Tokenizer
 from tests.bench.machine import Watch
 from tests.gateway.bench import Bench, Client, say
 from tests.gateway.conftest import make_model

@@ -15,7 +15,7 @@ import msgspec
 from aiohttp import web
 
 from common.events import Happening, Planned
-from gateway.board import board
+from gateway.window.board import board
 from services.router.explain import explain
 from tests.browser.recording import Recording
 from tests.browser.scenes import SCENES, Scene, demands

@@ -84,7 +84,7 @@ def test_presets_latency_models_and_the_dockerfile_are_in_it(wheel: zipfile.ZipF
         for path in (ROOT / "compose").glob(pattern)
     }
     assert {"compose/presets/cpu.toml", "compose/Dockerfile"} <= data
-    assert data | {"gateway/board.html"} <= names
+    assert data | {"gateway/window/board.html"} <= names
 
 
 def test_it_installs_the_command_and_its_licence(wheel: zipfile.ZipFile) -> None:

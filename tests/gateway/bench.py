@@ -41,8 +41,8 @@ from common.messages import (
 from common.metrics import Metrics
 from common.service import Process
 from gateway import service
-from gateway.questions import Question
-from gateway.tokenizer import Tokenizer
+from gateway.api.tokenizer import Tokenizer
+from gateway.mesh.questions import Question
 
 ROUTER = "memory:router"
 DECODE = Peer("decode-0", 1, ROUTER)

@@ -8,7 +8,7 @@ import pytest
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from gateway.tokenizer import Tokenizer
+from gateway.api.tokenizer import Tokenizer
 from tests.gateway.bench import Bench
 
 TEXT = ["hello world, the quick brown fox", "größe 你好世界 😀😁 naïve", "stop here and there"]

@@ -27,11 +27,11 @@ from common.messages import (
 )
 from common.metrics import Metrics
 from common.service import Process
-from gateway.call import Call
-from gateway.calls import Calls
+from gateway.api.stops import Stops
 from gateway.figures import Figures
-from gateway.stops import Stops
-from gateway.streams import Stream
+from gateway.mesh.call import Call
+from gateway.mesh.calls import Calls
+from gateway.mesh.streams import Stream
 from tests.gateway.bench import DECODE
 
 EOS = 1

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from common import keys
 from common.messages import Accepted, Submit
-from gateway.tokenizer import Tokenizer
+from gateway.api.tokenizer import Tokenizer
 from tests.gateway.bench import Bench, Client, FakeMesh
 from tests.gateway.conftest import make_model
 

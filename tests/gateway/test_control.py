@@ -18,7 +18,7 @@ from common.messages import (
     Update,
 )
 from common.schedule import Pricing, Schedule, changed
-from gateway.questions import Question
+from gateway.mesh.questions import Question
 from tests.gateway.bench import Bench, Client, accept
 
 MEMBER = MemberStatus("prefill-0", "prefill-worker", "n", 1, "serving", 1, 0.1, 0, 64, 16, 1)
@@ -122,7 +122,7 @@ def test_bad_orders_and_unknown_paths_are_json_errors(bench: Bench) -> None:
 def test_a_router_that_does_not_answer_is_asked_again_and_then_given_up(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.questions.BOUND", 0.3)
+    monkeypatch.setattr("gateway.mesh.questions.BOUND", 0.3)
 
     async def scenario(client: Client) -> None:
         status, body = await get(client, "/tetris/status")

@@ -129,7 +129,7 @@ def test_a_request_that_takes_long_is_not_late(bench: Bench) -> None:
 def test_a_body_that_does_not_come_is_not_waited_for(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.bodies.BODY", 0.2)
+    monkeypatch.setattr("gateway.doors.bodies.BODY", 0.2)
     monkeypatch.setattr("gateway.app.LINGER", 0.2)
 
     async def scenario(client: Client) -> None:
@@ -282,7 +282,7 @@ def test_connections_beyond_the_limits_are_told_to_come_back(bench: Bench) -> No
 def test_who_does_not_read_an_answer_is_cut_off(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.connections.WRITE", 0.3)
+    monkeypatch.setattr("gateway.doors.connections.WRITE", 0.3)
 
     async def scenario(client: Client) -> None:
         loop = asyncio.get_running_loop()

@@ -16,15 +16,15 @@ from common.messages import (
     Token,
     TokenBatch,
 )
-from gateway.choices import Order, opened
-from gateway.openai import parse_chat, parse_completion
-from gateway.request import Request
-from gateway.responses import Chat, Completion, Head
-from gateway.scores import Scores
-from gateway.sources import Source
-from gateway.sse import Events, Telling
-from gateway.stops import Stops
-from gateway.streams import Stream
+from gateway.api.choices import Order, opened
+from gateway.api.openai import parse_chat, parse_completion
+from gateway.api.request import Request
+from gateway.api.responses import Chat, Completion, Head
+from gateway.api.sources import Source
+from gateway.api.sse import Events, Telling
+from gateway.api.stops import Stops
+from gateway.mesh.scores import Scores
+from gateway.mesh.streams import Stream
 from tests.gateway.desk import DECODE, Desk, Letters
 
 FOLDER = Path(__file__).parent / "golden"

@@ -20,10 +20,10 @@ from common.messages import (
     Submit,
     Token,
 )
-from gateway.call import Call
-from gateway.scores import Scores
-from gateway.stops import Stops
-from gateway.streams import Stream
+from gateway.api.stops import Stops
+from gateway.mesh.call import Call
+from gateway.mesh.scores import Scores
+from gateway.mesh.streams import Stream
 from tests.gateway.bench import (
     CHAT,
     COMPLETION,

@@ -18,16 +18,16 @@ from common.messages import (
     Token,
     TokenBatch,
 )
-from gateway.call import Call
-from gateway.openai import parse_chat, parse_completion
-from gateway.request import Request
-from gateway.responses import Chat, Completion, Head
-from gateway.sources import Source
-from gateway.sse import Events
-from gateway.stops import Stops
-from gateway.streams import Stream
-from gateway.timing import Metrics
-from gateway.tokenizer import Tokenizer
+from gateway.api.openai import parse_chat, parse_completion
+from gateway.api.request import Request
+from gateway.api.responses import Chat, Completion, Head
+from gateway.api.sources import Source
+from gateway.api.sse import Events
+from gateway.api.stops import Stops
+from gateway.api.timing import Metrics
+from gateway.api.tokenizer import Tokenizer
+from gateway.mesh.call import Call
+from gateway.mesh.streams import Stream
 from tests.gateway.desk import DECODE, Desk, accepted, answer
 
 PROMPT = [5, 9, 11]

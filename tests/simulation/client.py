@@ -9,16 +9,16 @@ from common.messages import PROTOCOL, ClusterState, Ending, GatewayFacts, Hello
 from common.model_card import read_card
 from common.schedule import ScheduleChange
 from common.service import Membership, Process
-from gateway.calls import Calls
-from gateway.choices import Choices
+from gateway.api.choices import Choices
+from gateway.api.stops import Stops
 from gateway.errors import Refusal
 from gateway.figures import Figures
-from gateway.questions import Questions
-from gateway.readiness import Readiness
-from gateway.schedule import KnownSchedule
-from gateway.stops import Stops
-from gateway.streams import Stream
-from gateway.window import Window
+from gateway.mesh.calls import Calls
+from gateway.mesh.questions import Questions
+from gateway.mesh.readiness import Readiness
+from gateway.mesh.schedule import KnownSchedule
+from gateway.mesh.streams import Stream
+from gateway.window.window import Window
 from tests.simulation.history import ANSWERED, CLIENT, Given, History
 from tests.simulation.host import Host
 from tests.simulation.questions import Question

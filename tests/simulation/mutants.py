@@ -14,7 +14,7 @@ from typing import Any
 
 from common.messages import KvCommit, KvLayer, Skip
 from common.pages import PAGE, Owner, PagePool, num_slots
-from gateway.streams import Stream
+from gateway.mesh.streams import Stream
 from services.decode_worker.fence import Fence
 from services.kv_transfer import receive_manager
 from services.kv_transfer.service import Broker
