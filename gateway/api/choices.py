@@ -72,9 +72,21 @@ class Choices:
 
     async def next(self) -> News:
         """What has come since the last time, at least one piece."""
-        while not (news := self._read()):
-            await self._listen()
+        while not (news := await self.more()):
+            pass
         return news
+
+    async def more(self) -> News:
+        """What has come since the last time; nothing where somebody has only nudged."""
+        news = self._read()
+        if not news:
+            await self._listen()
+            news = self._read()
+        return news
+
+    def nudge(self) -> None:
+        """Let who waits for more look at the clock."""
+        self._bell.nudge()
 
     async def all(self) -> list[list[Piece]]:
         """Everything, when it is complete: the pieces of each choice, and all scores."""

@@ -7,7 +7,7 @@ from typing import TypeVar
 from aiohttp import web
 
 from gateway.api.answers import Answer
-from gateway.api.choices import Choices
+from gateway.api.choices import Choices, News
 from gateway.api.request import Request
 from gateway.api.responses import Format
 from gateway.api.timing import Metrics, measure
@@ -92,19 +92,36 @@ class Telling:
             # The prompt cannot be echoed before its scores are there.
             await self._when(choices.scored)
             await self._write(await self._work(events.opening))
-            while not choices.are_finished:
-                await self._tokens()
+            await self._tokens()
         except Refusal as refusal:
             await self._write(events.failure(refusal))
         else:
             await self._write(events.ending(choices.usage, measure(choices.calls)))
 
     async def _tokens(self) -> None:
-        """Write what has come in one piece."""
+        """Write what comes, each time in one piece, and comments while nothing comes.
+
+        A timer for each wait would cost as much as a token: there is one for a whole silence.
+        """
+        choices, loop = self._choices, asyncio.get_running_loop()
+        written = loop.time()
+        while not choices.are_finished:
+            alarm = loop.call_at(min(written + PING, self._deadline), choices.nudge)
+            while loop.time() < alarm.when() and not choices.are_finished:
+                if news := await choices.more():
+                    await self._write(self._bytes(news))
+                    written = loop.time()
+            alarm.cancel()
+            if loop.time() >= self._deadline and not choices.are_finished:
+                raise too_late()
+            if loop.time() >= written + PING:
+                await self._write(b": ping\n\n")
+                written = loop.time()
+
+    def _bytes(self, news: News) -> bytes:
         calls, tokens = self._choices.calls, self._events.tokens
-        news = await self._when(self._choices.next)
         parts = [tokens(index, more, len(calls[index].stream.prompt)) for index, more in news]
-        await self._write(b"".join(parts))
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     async def _when(self, there: Callable[[], Awaitable[T]]) -> T:
         """Wait for something that can be waited for again, and tell the client that it is slow."""

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from jinja2 import TemplateError
+from tokenizers import Tokenizer as Backend
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from common.config import EMULATED
@@ -37,6 +38,7 @@ class Tokenizer:
         except (OSError, ValueError) as error:
             raise ConfigError(f"model.path: no tokenizer can be loaded from {path}") from error
         self._tokenizer: PreTrainedTokenizerBase = loaded
+        self._fast: Backend | None = getattr(loaded, "backend_tokenizer", None)
         # Prompts longer than the model are refused by us, with a better reason than a warning.
         self._tokenizer.model_max_length = 2**62
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="tokenizer")
@@ -77,6 +79,9 @@ class Tokenizer:
 
     def decode(self, ids: Sequence[int], *, skip: bool = True) -> str:
         """The text of ids, with or without that of special tokens."""
+        if self._fast is not None:
+            # What transformers calls in the end, without what it does before.
+            return self._fast.decode(list(ids), skip_special_tokens=skip)
         text = self._tokenizer.decode(
             list(ids), skip_special_tokens=skip, clean_up_tokenization_spaces=False
         )

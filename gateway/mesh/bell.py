@@ -18,8 +18,12 @@ class Bell(Generic[T]):
         self._who[who] = None
         self._rung.set()
 
+    def nudge(self) -> None:
+        """Wake the handler although there is nothing new."""
+        self._rung.set()
+
     async def heard(self) -> list[T]:
-        """Who has rung since the last time, at least one; cancelling it loses nobody."""
+        """Who has rung since the last time, nobody after a nudge; cancelling it loses nobody."""
         await self._rung.wait()
         self._rung.clear()
         who = list(self._who)

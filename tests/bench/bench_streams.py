@@ -51,6 +51,16 @@ STEP = 0.025
 """Seconds between two tokens of a stream."""
 LIMIT = 0.020
 PROMPT = list(range(1000, 1128))
+PROFILED = """
+import cProfile
+from common.config import load
+from common.launch import launch
+from gateway.service import serve
+config = load({file!r})
+profiler = cProfile.Profile()
+profiler.runcall(launch, "gateway", serve, config)
+profiler.dump_stats({profile!r})
+"""
 IDS = (504, 3575, 282, 4649, 314, 7042, 30, 198, 28, 253)
 """Tokens of real text, so that decoding them costs what it does in life."""
 
@@ -75,6 +85,7 @@ class FakeMesh:
         self.mesh = mesh
         self.is_ready = asyncio.Event()
         self.streams: dict[str, Emulated] = {}
+        self.known: set[str] = set()
         self.by_arrival: list[Emulated] = []
         self.step = step
         self._submitted = asyncio.Semaphore(0)
@@ -106,10 +117,13 @@ class FakeMesh:
 
     def _submit(self, group: asyncio.TaskGroup, submit: Submit) -> None:
         inbox = submit.reply.inbox
+        self.mesh.send(inbox, Accepted(submit.request, 1, 0.0))
+        if submit.request in self.known:
+            return
+        self.known.add(submit.request)
         stream = Emulated(submit)
         self.by_arrival.append(stream)
         self._submitted.release()
-        self.mesh.send(inbox, Accepted(submit.request, 1, 0.0))
         token = stream.token()
         self.mesh.send(inbox, FirstToken(token, self._decode))
         stream.sent.append(_now())
@@ -233,13 +247,13 @@ def _config() -> Config:
 def _gateway(config: Config, folder: Path, profile: str | None) -> Iterator[int]:
     file = folder / "gateway.toml"
     file.write_text(preset.dump(config), encoding="utf-8")
-    profiler = ["-m", "cProfile", "-o", profile] if profile else []
     command = ["-m", "compose.cli", "service", "gateway", "--config", str(file)]
+    if profile:
+        # The service ends without the interpreter's last words, and so would its profile.
+        command = ["-c", PROFILED.format(file=str(file), profile=profile)]
     environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
     log = (folder / "log").open("w")
-    process = subprocess.Popen(
-        [sys.executable, *profiler, *command], env=environment, stdout=log, stderr=log
-    )
+    process = subprocess.Popen([sys.executable, *command], env=environment, stdout=log, stderr=log)
     try:
         yield process.pid
     finally:

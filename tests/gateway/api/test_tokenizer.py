@@ -1,4 +1,5 @@
 import asyncio
+import random
 from pathlib import Path
 
 import pytest
@@ -92,3 +93,13 @@ def test_special_tokens_have_text_where_they_are_not_skipped(tokenizer: Tokenize
     for skip, text in ((True, "hello"), (False, "<s>hello</s>")):
         one = tokenizer.detokenizer(skip=skip)
         assert "".join(one.push(i) for i in ids) + one.flush() == text
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_ids_become_the_text_that_transformers_says(tokenizer: Tokenizer, skip: bool) -> None:
+    pick, whole = random.Random(3), tokenizer._tokenizer
+    for _ in range(300):
+        ids = [pick.randrange(tokenizer.size) for _ in range(pick.randrange(12))]
+        assert tokenizer.decode(ids, skip=skip) == whole.decode(
+            ids, skip_special_tokens=skip, clean_up_tokenization_spaces=False
+        )

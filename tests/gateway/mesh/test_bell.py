@@ -27,3 +27,15 @@ def test_who_rings_while_a_wait_ends_is_heard_by_the_next() -> None:
         assert await bell.heard() == ["a"]
 
     asyncio.run(scenario())
+
+
+def test_a_nudge_wakes_who_waits_and_brings_nobody() -> None:
+    async def scenario() -> None:
+        bell: Bell[str] = Bell()
+        bell.nudge()
+        assert await bell.heard() == []
+        bell.nudge()
+        bell.ring("a")
+        assert await bell.heard() == ["a"]
+
+    asyncio.run(scenario())
