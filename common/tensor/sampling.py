@@ -1,9 +1,10 @@
 """Which token comes next: a pure function of (seed, choice, position, ids so far, logits).
 
-The one random number of a position is a hash, not the state of a generator: another attempt,
-another worker or another batch draws the same token from the same logits. The number is looked
-up in the cumulated probabilities in the order of token ids, so that noise in the logits moves a
-boundary a little but never reorders the tokens.
+Randomness is a hash, not the state of a generator: another attempt, another worker or another
+batch draws the same token from the same logits. Every id has a number of its own at every
+position, and the ids run a race (Gumbel's trick): noise in the logits changes the winner only
+where two come in at the same time. One number looked up in cumulated probabilities would not do:
+unlikely ids are narrower there than what the noise of the likely ones before them moves.
 
 Biases come first, then penalties, temperature and filters, as in vLLM; a greedy draw has the
 first two as well.
@@ -61,16 +62,16 @@ def sample(
         weights = _filtered(
             (allowed.double() - highest).div_(sampling.temperature).exp_(), sampling
         )
-        chosen = _invert(weights, uniform(sampling.seed, sampling.choice, position))
+        chosen = _race(weights, key(sampling.seed, sampling.choice, position))
     if sampling.logprobs < 0:
         return Sampled(chosen)
     return _with_logprobs(logits, chosen, sampling.logprobs)
 
 
-def uniform(seed: int, choice: int, position: int) -> float:
-    """A number in [0, 1) with 53 random bits that depends on its three arguments alone."""
+def key(seed: int, choice: int, position: int) -> int:
+    """64 random bits that depend on the three arguments alone."""
     digest = hashlib.blake2b(struct.pack("<QQQ", seed, choice, position), digest_size=8).digest()
-    return float(int.from_bytes(digest, "little") >> 11) * 2.0**-53
+    return int.from_bytes(digest, "little", signed=True)
 
 
 def _biased(logits: Tensor, sampling: Sampling) -> Tensor:
@@ -128,13 +129,32 @@ def _nucleus(weights: Tensor, top_p: float) -> float:
         size = min(size * 16, weights.numel())
 
 
-def _invert(weights: Tensor, number: float) -> int:
-    """The id whose part of the cumulated weights holds `number`, scaled to their sum."""
-    cumulated = weights.cumsum(0)
-    place = cumulated[-1] * number
-    index = int(torch.searchsorted(cumulated, place, right=True))
-    # rounding may put the place at the very end, behind the last id with weight
-    return index if index < weights.numel() else int(weights.nonzero()[-1])
+def _race(weights: Tensor, key: int) -> int:
+    """An id with the probability of its weight: the first of arrivals with the weights as rates."""
+    ids = weights.nonzero()[:, 0]
+    return int(ids[(_exponential(ids, key) / weights[ids]).argmin()])
+
+
+def _exponential(ids: Tensor, key: int) -> Tensor:
+    """Exponentially distributed numbers of mean 1, float64, each of its id and the key alone.
+
+    Integer arithmetic on 64 bits, so that every device and every version makes the same bits.
+
+    Source:
+        SplitMix64: Steele, Lea and Flood 2014, with its constants.
+    """
+    bits = (ids + 1).mul_(-0x61C8864680B583EB).add_(key)
+    bits = _mixed(bits, 30).mul_(-0x40A7B892E31B1A47)
+    bits = _mixed(bits, 27).mul_(-0x6B2FB644ECCEEE15)
+    bits = _mixed(bits, 31)
+    # 53 of them, in the middle of their interval: neither 0 nor 1.
+    return ((bits >> 11) & (2**53 - 1)).double().add_(0.5).mul_(2.0**-53).log_().neg_()
+
+
+def _mixed(bits: Tensor, shift: int) -> Tensor:
+    """The bits xor themselves shifted to the right, as if they had no sign."""
+    mixed: Tensor = bits ^ ((bits >> shift) & (2 ** (64 - shift) - 1))
+    return mixed
 
 
 def _with_logprobs(logits: Tensor, chosen: int, num_top: int) -> Sampled:

@@ -8,7 +8,7 @@ from transformers import RepetitionPenaltyLogitsProcessor
 from common.errors import RequestFailed
 from common.messages import Bias, Sampling
 from common.past import Past
-from common.tensor.sampling import sample, uniform
+from common.tensor.sampling import key, sample
 
 VOCAB = 300
 
@@ -18,7 +18,7 @@ def logits_of(seed, spread=2.0, vocab=VOCAB):
 
 
 def reference(logits, sampling, position, forbidden=()):
-    """The definition, slowly: filters one after another, then the inverse of the cumulated sum."""
+    """The definition, slowly: filters one after another, then the race of what is left."""
     scores = [float(x) for x in logits]
     weights = [
         0.0 if i in forbidden else math.exp((x - max(scores)) / sampling.temperature)
@@ -36,12 +36,20 @@ def reference(logits, sampling, position, forbidden=()):
             if mass >= sampling.top_p * sum(weights):
                 break
         weights = [w if w >= floor else 0.0 for w in weights]
-    place, passed = uniform(sampling.seed, sampling.choice, position) * sum(weights), 0.0
-    for i, w in enumerate(weights):
-        passed += w
-        if place < passed:
-            return i
-    raise AssertionError("no token holds the place")
+    drawn = key(sampling.seed, sampling.choice, position)
+    arrivals = [
+        -math.log(number(drawn, i)) / w if w > 0 else math.inf for i, w in enumerate(weights)
+    ]
+    return arrivals.index(min(arrivals))
+
+
+def number(key, token):
+    """In (0, 1): the first output of SplitMix64 that is seeded for this id."""
+    z = (key + (token + 1) * 0x9E3779B97F4A7C15) % 2**64
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EB % 2**64
+    z ^= z >> 31
+    return ((z >> 11) + 0.5) / 2**53
 
 
 @pytest.mark.parametrize(
@@ -116,7 +124,7 @@ def test_frequencies_follow_the_distribution(sampling):
 
 def test_numbers_of_different_seeds_choices_and_positions_are_unrelated():
     grid = torch.tensor(
-        [[[uniform(s, c, p) for p in range(20)] for c in range(20)] for s in range(20)],
+        [[[number(key(s, c, p), 7) for p in range(20)] for c in range(20)] for s in range(20)],
         dtype=torch.float64,
     )
     assert grid.unique().numel() == 8000
@@ -135,6 +143,19 @@ def test_small_noise_in_the_logits_rarely_moves_a_draw():
         for p in range(500)
     ]
     assert sum(a != b for a, b in draws) <= 2
+
+
+def test_noise_rarely_moves_a_draw_from_a_long_tail_of_unlikely_ids():
+    # One likely id before 50,000 that share a fifth of the mass, each with less than the noise.
+    logits = logits_of(5, spread=0.5, vocab=50_000) - 12
+    logits[0] = 0.0
+    noise = logits_of(6, spread=1e-5, vocab=50_000)
+    draws = [
+        (sample(logits, Sampling(), p).id, sample(logits + noise, Sampling(), p).id)
+        for p in range(200)
+    ]
+    assert sum(a != 0 for a, _ in draws) > 20
+    assert sum(a != b for a, b in draws) <= 1
 
 
 def test_logprobs_are_of_the_distribution_before_temperature_and_filters():
