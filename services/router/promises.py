@@ -24,8 +24,12 @@ GRACE = 10.0
 """Seconds after its time in which a promise holds."""
 SHARE = 0.8
 """Of the mesh's time that is promised; the rest is for what promises did not foresee."""
-WEIGHT = 1 / 32
-"""Of the newest promise among all, redeemed or not."""
+PROMPT = 2
+"""Seconds after its time from which a promise counts as one that nobody redeems, for now."""
+SEEN = 4
+"""Promises that were redeemed before any was made, so to speak."""
+MEMORY = 32
+"""Promises that the share of those who return is learnt from."""
 
 
 class Promise(NamedTuple):
@@ -46,7 +50,9 @@ class Promises:
         self._seconds: dict[int, dict[bytes, None]] = {}
         """Whose time begins in each second, in order of time from `_first` on."""
         self._work: dict[int, float] = {}
-        self._first = 0
+        self._first = self._judged = 0
+        """The first second that is not forgotten, and the first that is not learnt from."""
+        self._seen = SEEN
 
     def __len__(self) -> int:
         return len(self._promises)
@@ -115,12 +121,14 @@ class Promises:
             # So long a silence that all of them are over.
             for key in list(self._promises):
                 self._drop(key)
+            self._first = self._judged = past
+        while self._judged < math.floor(now) - PROMPT:
+            for _ in self._seconds.get(self._judged, ()):
                 self._learn(0.0)
-            self._first = past
+            self._judged += 1
         while self._first < past:
             for key in list(self._seconds.get(self._first, ())):
                 self._drop(key)
-                self._learn(0.0)
             self._first += 1
 
     def _drop(self, key: bytes) -> bool:
@@ -135,7 +143,8 @@ class Promises:
         return True
 
     def _learn(self, returned: float) -> None:
-        self.returning += WEIGHT * (returned - self.returning)
+        self._seen = min(self._seen + 1, MEMORY)
+        self.returning += (returned - self.returning) / self._seen
 
 
 def fingerprint(submit: Submit, ids: bytes) -> bytes:

@@ -86,9 +86,9 @@ def test_promises_that_nobody_redeems_keep_nothing_from_others():
     while now < 120.0:
         number, now = number + 1, now + 0.1
         waits.append(promises.make(key(number), 0.5, 1.0, now))
-    assert max(waits[:200]) > 50.0
+    assert max(waits[:200]) > 20.0
     assert promises.returning < 0.1
-    assert max(waits[-200:]) < 6.0
+    assert max(waits[-200:]) < 3.0
 
 
 def test_the_share_of_those_who_return_is_learnt():
@@ -104,6 +104,18 @@ def test_the_share_of_those_who_return_is_learnt():
             promises.redeem(name, now)
             del due[name]
     assert promises.returning == pytest.approx(0.3, abs=0.25)
+
+
+def test_whoever_comes_late_but_in_time_is_counted_after_all():
+    promises = Promises()
+    for number in range(100):
+        promises.make(key(number), 0.001, 1.0, 0.0)
+    promises.is_due(key(0), 1.0 + GRACE / 2)
+    assert promises.returning < 0.1
+    for number in range(100):
+        assert promises.is_due(key(number), 1.0 + GRACE / 2)
+        promises.redeem(key(number), 1.0 + GRACE / 2)
+    assert promises.returning > 0.9
 
 
 def test_never_more_than_so_many_are_held_and_those_keep_what_they_were_told():
