@@ -7,6 +7,7 @@ the request fails.
 import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from math import inf
 
 from msgspec import Struct
 
@@ -57,13 +58,20 @@ class Choices:
         return max(told, default=None)
 
     async def accepted(self) -> None:
-        """Wait until the router has taken all of them, or does not answer."""
+        """Wait until the router has taken all of them, or does not answer.
+
+        Who is refused hears it when all are answered: for the last of them there is room last.
+        """
         try:
             async with asyncio.timeout(ANSWER):
-                while not all(call.taken for call in self.calls):
-                    await self._listen()
+                while not all(call.taken or call.failure for call in self.calls):
+                    await self._hear()
         except TimeoutError:
-            raise Refusal(503, "The router does not answer.", retry_after=1.0) from None
+            if not self._failures:
+                message = "The router does not answer."
+                raise Refusal(503, message, retry_after=1.0) from None
+        if self._failures:
+            raise max(self._failures, key=_until_worthwhile)
 
     async def scored(self) -> None:
         """Wait until the scores of all prompts are there."""
@@ -97,9 +105,16 @@ class Choices:
         await self.scored()
         return pieces
 
+    @property
+    def _failures(self) -> list[Refusal]:
+        return [call.failure for call in self.calls if call.failure is not None]
+
     async def _listen(self) -> None:
         if self._failure is not None:
             raise self._failure
+        await self._hear()
+
+    async def _hear(self) -> None:
         for call in await self._bell.heard():
             self._unread[call] = None
             self._failure = self._failure or call.failure
@@ -113,6 +128,11 @@ class Choices:
                     self._left -= pieces[-1].finish is not None
             self._unread.clear()
         return news
+
+
+def _until_worthwhile(refusal: Refusal) -> float:
+    """Seconds until it makes sense to come back; for ever where waiting changes nothing."""
+    return inf if refusal.retry_after is None else refusal.retry_after
 
 
 class Order(Struct, frozen=True):

@@ -42,8 +42,9 @@ class Keyring:
             Refusal: 401 without a key that is known, 429 when that key has made too many requests.
         """
         match = _BEARER.fullmatch(authorization[0]) if len(authorization) == 1 else None
-        given = match.group(1) if match is not None else ""
-        key = find(self._keys, given.encode("utf-8", "surrogateescape"))
+        # No key at all is none of ours, also where a file holds the digest of nothing.
+        given = match.group(1).encode("utf-8", "surrogateescape") if match is not None else None
+        key = None if given is None else find(self._keys, given)
         if key is None:
             raise Refusal(401, "A valid API key is needed.", code="invalid_api_key")
         if key.name not in self._allowances:

@@ -195,6 +195,7 @@ class EmulatedHands:
             index=run.num_emitted,
             id=drawn.id,
             logprob=drawn.logprob,
+            top=drawn.top,
             finish=finish(run.ending, (), drawn.id, 1),
         )
 

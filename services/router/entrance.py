@@ -82,7 +82,8 @@ class Entrance:
         if patience is None or ttft <= patience:
             return None
         alone = self._alone(request, now)
-        if alone > patience:
+        # What a mesh that lacks members cannot do, the whole one may.
+        if alone > patience and not self._books.registry.is_growing(now):
             reason = (
                 f"the first token of {request.length} tokens is predicted after {alone:.1f} s in "
                 f"an empty cluster; raise timeout, which leaves {patience:.1f} s"

@@ -135,8 +135,8 @@ class Registry:
         prefill = [one for one in facts if isinstance(one, PrefillFacts)]
         decode = [one for one in facts if isinstance(one, DecodeFacts)]
         return {
-            "prefill_slots": sum(one.total_slots - one.free_slots for one in prefill),
-            "decode_slots": sum(one.total_slots - one.free_slots for one in decode),
+            "prefill_slots": sum(_used(one) for one in prefill),
+            "decode_slots": sum(_used(one) for one in decode),
             "backends": sum(one.lent for one in facts if isinstance(one, BrokerFacts)),
         }
 
@@ -224,6 +224,11 @@ class Registry:
 
     def _others(self, name: str) -> Iterator[Registered]:
         return (member for member in self._members.values() if member.name != name)
+
+
+def _used(facts: PrefillFacts | DecodeFacts) -> int:
+    """Slots in use; a worker that contradicts itself must not make a message that nobody takes."""
+    return max(0, facts.total_slots - facts.free_slots)
 
 
 def _missing(hello: Hello) -> list[str]:

@@ -19,6 +19,9 @@ from services.router.scheduler import sizes_of
 MAX_ANSWERED = 256
 """Updates whose answer is remembered, for the case that they come again."""
 
+LAST_VERSION = 2**63 - 1
+"""Of `common.messages.InForce`; a larger one would be in messages that nobody takes."""
+
 
 class Updates:
     """The schedule of one epoch.
@@ -106,7 +109,7 @@ class Updates:
 
     def _next_version(self, now: float) -> int:
         lived = now - self._born if self._born is not None else 0.0
-        return max(self.newest + 1, self._epoch + int(lived * 1e9))
+        return min(max(self.newest + 1, self._epoch + int(lived * 1e9)), LAST_VERSION)
 
     def _check(self, schedule: Schedule, now: float) -> None:
         """Refuse what would leave all that waits, and all that comes, without any plan."""

@@ -2,6 +2,7 @@ import asyncio
 import json
 
 import pytest
+from msgspec import structs
 
 from common.messages import Accepted, Cancel, Failed, Rejected, Sampling, Submit, Token, TokenBatch
 from gateway.api.choices import Choices, Order, opened
@@ -247,3 +248,30 @@ def test_a_single_call_without_news_waits_for_the_next() -> None:
         assert not choices.are_finished
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("answers", "status", "after"),
+    [
+        ([Rejected("", 1, 503, "full", 3.0), Rejected("", 1, 503, "full", 9.0)], 503, 9.0),
+        ([Rejected("", 1, 503, "full", 9.0), Rejected("", 1, 503, "full", 3.0)], 503, 9.0),
+        ([Rejected("", 1, 503, "full", 3.0), Rejected("", 1, 400, "too long")], 400, None),
+        ([Accepted("", 1), Rejected("", 1, 503, "full", 3.0)], 503, 3.0),
+    ],
+)
+def test_who_is_refused_comes_back_when_there_is_room_for_the_last_choice(
+    answers: list[Accepted | Rejected], status: int, after: float | None
+) -> None:
+    async def scenario() -> Refusal:
+        desk = Desk()
+        with opened(desk.calls, ORDER, streams(2), 2) as choices:
+            loop = asyncio.get_running_loop()
+            for index, one in enumerate(answers):
+                message = structs.replace(one, request=f"cmpl-1-{index}")
+                loop.call_later(0.01 * (1 + index), desk.receive, message)
+            with pytest.raises(Refusal) as refused:
+                await choices.accepted()
+            return refused.value
+
+    refusal = asyncio.run(scenario())
+    assert (refusal.status, refusal.retry_after) == (status, after)

@@ -138,6 +138,15 @@ def test_only_one_bearer_header_with_a_known_key_lets_in(headers: list[str]) -> 
     ring.admit(["BEARER secret"], 0.0)
 
 
+def test_the_digest_of_nothing_lets_nobody_in_without_a_key() -> None:
+    # As `printf %s "$KEY" | sha256sum` makes it, where there is no such variable.
+    digest = keys.line("a", "").split()[1]
+    ring = Keyring([keys.Key("a", digest)], 0.0)
+    for headers in ([], [""], ["Bearer "]):
+        with pytest.raises(Refusal):
+            ring.admit(headers, 0.0)
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "10.1.2.3", "gateway.example"])
 def test_a_control_door_for_other_machines_needs_keys(host: str) -> None:
     with pytest.raises(ConfigError) as wrong:

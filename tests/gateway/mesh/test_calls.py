@@ -3,6 +3,9 @@ import json
 from contextlib import ExitStack
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec import structs
 
 from common import failpoints
 from common.messages import (
@@ -11,7 +14,9 @@ from common.messages import (
     Ending,
     EndOfRequest,
     Failed,
+    FirstToken,
     Open,
+    PromptScores,
     Rejected,
     Resend,
     Sampling,
@@ -19,11 +24,15 @@ from common.messages import (
     Token,
     TokenBatch,
 )
+from common.wire import CONTROL
 from gateway.api.choices import Order, opened
 from gateway.api.stops import Stops
+from gateway.api.tokenizer import Tokenizer
 from gateway.errors import Refusal
 from gateway.mesh.places import MAX_OPEN
+from gateway.mesh.scores import Scores
 from gateway.mesh.streams import Stream
+from tests.common.test_wire import STRATEGY_OF
 from tests.gateway.bench import (
     COMPLETION,
     DECODE,
@@ -310,3 +319,40 @@ def test_every_submit_says_how_long_its_client_still_waits() -> None:
         assert [m.patience for m in desk.tick(100.0)] == [0.0]
     desk.open(name="endless")
     assert desk.submit.patience is None
+
+
+SAID = (Accepted, Rejected, Failed, EndOfRequest, FirstToken, TokenBatch, PromptScores)
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.data())
+def test_whatever_comes_calls_go_on_and_leave_nothing(data: st.DataObject, tokenizer: Tokenizer):
+    desk, small = Desk(max_attempts=3), st.integers(0, 4)
+    texts = Stops(["a"]), tokenizer.detokenizer()
+    desk.open(Stream([7, 8, 9], Sampling(logprobs=2), Ending(4), *texts, Scores(3, 2)))
+
+    def ours(token: Token) -> Token:
+        return structs.replace(token, request="r", attempt=attempt, index=data.draw(small))
+
+    for _ in range(data.draw(st.integers(1, 10))):
+        message = data.draw(STRATEGY_OF[data.draw(st.sampled_from(SAID))])
+        attempt = data.draw(st.integers(1, 3))
+        match message:
+            case FirstToken():
+                message = structs.replace(message, token=ours(message.token))
+            case TokenBatch():
+                message = structs.replace(message, tokens=tuple(map(ours, message.tokens)))
+            case PromptScores():
+                start = 1 + data.draw(small)
+                message = structs.replace(message, request="r", attempt=attempt, start=start)
+            case _:
+                message = structs.replace(message, request="r", attempt=attempt)
+        desk.receive(message)
+        desk.time.at += data.draw(st.sampled_from([0.0, 1.0, 31.0]))
+        desk.calls.tick(desk.time.at)
+        for _, said in desk.sent:
+            assert CONTROL.decode(CONTROL.encode(said, [b""] * said.num_frames))[0] == said
+        desk.take()
+    desk.close()
+    assert len(desk.calls) == desk.calls.places.taken == 0
+    assert desk.calls.facts().open == ()

@@ -13,7 +13,16 @@ from common.emulated_links import EmulatedLinks
 from common.emulated_model import EmulatedModel
 from common.errors import Aborted, LinkTimeout, OutOfPages, TetrisError
 from common.latency import Curve, LatencyModel
-from common.messages import Ending, KvAck, KvLayout, LinkMessage, Peer, RingAbort, RunChunk
+from common.messages import (
+    Ending,
+    KvAck,
+    KvLayout,
+    LinkMessage,
+    Peer,
+    RingAbort,
+    RunChunk,
+    Sampling,
+)
 from common.metrics import Metrics
 from common.pages import Owner, Span, num_slots
 from common.service import Process
@@ -280,3 +289,14 @@ def test_nobody_scores_what_is_not_asked_for():
 
     [(_, result)] = play(scenario).notes[0].done
     assert result.scores == ()
+
+
+def test_token_0_is_told_with_its_alternatives():
+    async def scenario(group: Group) -> None:
+        group.start(plan((20, 1)), 0, 0, range(20), sampling=Sampling(logprobs=3))
+        await asyncio.sleep(5.0)
+
+    [(_, result)] = play(scenario).notes[0].done
+    drawn = MODEL.sample(Sampling(logprobs=3), 20)
+    assert (result.first.logprob, result.first.top) == (drawn.logprob, drawn.top)
+    assert drawn.top

@@ -3,7 +3,7 @@ import pytest
 from common.messages import Accepted, Rejected
 from common.schedule import Schedule
 from services.router.entrance import NEW, WAIT
-from tests.services.router.mesh import Mesh
+from tests.services.router.mesh import Mesh, hello
 
 LENGTH = 8000
 ONE = Schedule(policy="fixed-sp:1")
@@ -139,6 +139,15 @@ def test_a_client_who_would_give_up_in_an_empty_mesh_must_change_his_request(mes
     (rejected,) = refused(mesh)
     assert (rejected.status, rejected.retry_after) == (400, None)
     assert "timeout" in rejected.reason
+
+
+def test_a_mesh_that_lacks_members_blames_no_timeout_but_asks_to_come_back(mesh):
+    # The workers that would make it faster may still come.
+    mesh.give(hello("prefill-worker", "late", total=10_000_000))
+    mesh.submit("early", LENGTH, patience=0.01)
+    (rejected,) = refused(mesh)
+    assert rejected.status == 503
+    assert rejected.retry_after >= 1
 
 
 def test_what_nobody_can_predict_is_bounded_by_the_queue():

@@ -112,6 +112,9 @@ def test_what_is_in_use_is_what_all_workers_said_last():
     for name, one in facts.items():
         assert registry.beat(Heartbeat(roles[name], name, 1, one), 1.0) is not None
     assert registry.usage() == {"prefill_slots": 23, "decode_slots": 50, "backends": 3}
+    # More free slots than there are: no gateway would take a message that says so.
+    registry.beat(Heartbeat("decode-worker", "d", 1, DecodeFacts(200, 900, 1, 0)), 1.0)
+    assert registry.usage()["decode_slots"] == 0
 
 
 def test_every_decode_instance_has_the_least_loaded_broker():

@@ -1,6 +1,10 @@
 from array import array
+from typing import get_args
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec import structs
 
 from common.messages import (
     UNKNOWN_MEMBER,
@@ -9,6 +13,7 @@ from common.messages import (
     Brokerage,
     Cancel,
     ClusterState,
+    ControlMessage,
     DecodeFacts,
     DecodeStats,
     Ending,
@@ -28,6 +33,8 @@ from common.messages import (
     Submit,
     Welcome,
 )
+from common.wire import CONTROL
+from tests.common.test_wire import STRATEGY_OF
 from tests.services.router.mesh import GATEWAY, Mesh, done, hello
 
 BROKERS = (Brokerage("d", 1, "in-b"),)
@@ -287,3 +294,25 @@ def test_messages_of_another_role_are_ignored():
     mesh.give(Failed("nobody", 1, "what", "why", True))
     mesh.give(Skip(1, 1, 1))
     assert mesh.router.num_ignored == before + 6
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.data())
+def test_whatever_comes_the_router_goes_on_and_says_only_what_others_take(data):
+    mesh = Mesh(max_ttft=data.draw(st.sampled_from([0.05, 300.0])))
+    mesh.submit("r")
+    for _ in range(data.draw(st.integers(1, 5))):
+        cls = data.draw(st.sampled_from([*get_args(ControlMessage), Heartbeat, Submit]))
+        message = data.draw(STRATEGY_OF[cls])
+        known = {"name": st.sampled_from(["p0", "d", "b", "g"]), "request": st.just("r")}
+        for field in known.keys() & set(message.__struct_fields__):
+            message = structs.replace(message, **{field: data.draw(known[field])})
+        if "incarnation" in message.__struct_fields__:
+            message = structs.replace(message, incarnation=1)
+        mesh.give(message, *[b"\1\0\0\0"] * cls.num_frames)
+        mesh.now += data.draw(st.sampled_from([0.0, 0.6, 30.0]))
+        mesh.gateway_beat()
+        mesh.router.tick(mesh.now)
+        mesh.router.tell(mesh.now)
+    for _, message, frames in mesh.sent:
+        assert CONTROL.decode(CONTROL.encode(message, frames))[0] == message

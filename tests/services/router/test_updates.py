@@ -180,6 +180,10 @@ def test_versions_are_the_time_of_the_change_and_only_ever_grow():
     # A gateway may have heard of one by a router whose clock went ahead.
     ahead = InForce(10**18, Schedule())
     assert update(mesh, {"min_chunk": 3}, 3, known=ahead).current.version == 10**18 + 1
+    last = InForce(updates.LAST_VERSION, Schedule())
+    assert update(mesh, {"min_chunk": 4}, 4, known=last).current == InForce(
+        updates.LAST_VERSION, Schedule(min_chunk=4)
+    )
 
 
 def test_what_is_planned_keeps_its_plan_and_what_waits_is_planned_by_the_new_schedule():
