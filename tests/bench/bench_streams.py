@@ -86,6 +86,7 @@ class FakeMesh:
         self.is_ready = asyncio.Event()
         self.streams: dict[str, Emulated] = {}
         self.known: set[str] = set()
+        self.instances: set[int] = set()
         self.by_arrival: list[Emulated] = []
         self.step = step
         self._submitted = asyncio.Semaphore(0)
@@ -131,8 +132,9 @@ class FakeMesh:
             self.streams[submit.request] = stream
             if self.step == 0.0:
                 self._rest(stream, inbox)
-            elif len(self.streams) % BATCH == 1 or BATCH == 1:
-                group.create_task(self._decode_instance(len(self.streams) // BATCH, inbox))
+            elif (number := (len(self.streams) - 1) // BATCH) not in self.instances:
+                self.instances.add(number)
+                group.create_task(self._decode_instance(number, inbox))
 
     def _rest(self, stream: Emulated, inbox: str) -> None:
         while self.streams.get(stream.submit.request) is stream:
@@ -145,8 +147,6 @@ class FakeMesh:
             due += self.step
             await asyncio.sleep(max(0.0, due - _now()))
             batch = list(self.streams.values())[number * BATCH : (number + 1) * BATCH]
-            if not batch and not self.streams:
-                return
             if batch:
                 self._emit(batch, inbox)
 
@@ -214,6 +214,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=8.0, help="for each load")
     parser.add_argument("--profile", help="write the gateway's profile to this file")
+    parser.add_argument("--only-streams", action="store_true", help="no requests per second")
     parser.add_argument("--streams", type=int, default=0, help="measure only so many streams")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, uvloop_runner() as runner:
@@ -280,8 +281,8 @@ async def _measure(config: Config, pid: int, options: argparse.Namespace) -> Non
         port = config.gateway.port
         await _streams(fake, port, pid, 4, 2.0)
         loads = [options.streams] if options.streams else None
-        await _ramp("streams", loads or _series(32), options.seconds, fake, port, pid)
-        if not options.streams:
+        await _ramp("streams", loads or _series(64), options.seconds, fake, port, pid)
+        if not options.streams and not options.only_streams:
             await _ramp("requests", _series(20), options.seconds, fake, port, pid)
         for task in tasks:
             task.cancel()
