@@ -240,6 +240,8 @@ def _config() -> Config:
             "gateway.port": _free_port(),
             "gateway.control_port": _free_port(),
             "gateway.max_requests": 4096,
+            "gateway.max_connections": 8192,
+            "gateway.max_connections_per_host": 8192,
         },
     )
 
@@ -281,7 +283,7 @@ async def _measure(config: Config, pid: int, options: argparse.Namespace) -> Non
         port = config.gateway.port
         await _streams(fake, port, pid, 4, 2.0)
         loads = [options.streams] if options.streams else None
-        await _ramp("streams", loads or _series(64), options.seconds, fake, port, pid)
+        await _ramp("streams", loads or _series(128), options.seconds, fake, port, pid)
         if not options.streams and not options.only_streams:
             await _ramp("requests", _series(20), options.seconds, fake, port, pid)
         for task in tasks:
