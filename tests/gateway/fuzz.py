@@ -11,7 +11,7 @@ from pathlib import Path
 from common import keys
 from common.messages import Accepted, Submit
 from gateway.api.tokenizer import Tokenizer
-from tests.gateway.bench import Bench, Client, FakeMesh
+from tests.gateway.bench import Bench, Client, FakeMesh, scores
 from tests.gateway.conftest import make_model
 
 SETTINGS = Path(__file__).with_name("fuzz.toml")
@@ -20,9 +20,11 @@ TOOL = Path(sys.executable).with_name("schemathesis")
 
 
 def reply(mesh: FakeMesh, submit: Submit, ids: list[int]) -> None:
-    """A few tokens, as many as are wanted at most."""
+    """The scores that are wanted, and a few tokens, as many as are wanted at most."""
     mesh.send(Accepted(submit.request, submit.attempt))
     wanted = min(submit.ending.max_tokens, 3)
+    for known in scores(submit, ids) if submit.prompt_logprobs >= 0 else ():
+        mesh.send(known)
     mesh.tokens(submit, "abc"[:wanted], "length")
 
 
